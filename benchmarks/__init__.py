@@ -1,0 +1,1 @@
+"""Benchmarks of Prunus: each prints a table, writes JSON, and quotes ratios against a named peer."""

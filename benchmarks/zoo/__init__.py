@@ -1,0 +1,1 @@
+"""The zoo: torchvision, timm and Hugging Face models, all with random weights."""

@@ -1,0 +1,48 @@
+"""Reading a failure or a shallow cut: where in the user's code, and which axes stayed whole."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+LIBRARY_PARTS = ("/site-packages/torch/", "/prunus/", "/benchmarks/", "<string>", "<frozen")
+WORST = 8
+
+
+def user_frame(error: BaseException) -> str:
+    """The innermost frames that belong to the model's own code and to Prunus, as `file:line function`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    model = [f for f in frames if not any(part in f.filename for part in LIBRARY_PARTS)]
+    engine = [f for f in frames if "/prunus/" in f.filename]
+    chosen = [f"{_short(f.filename)}:{f.lineno} {f.name}" for f in (model[-1:] + engine[-1:])]
+    return " | ".join(chosen)
+
+
+def diagnose(graph: Any, plan: Any) -> dict[str, Any]:
+    """Axes left whole with the most parameters behind them, the approximate axes and the number of ops."""
+    return {
+        "frozen": _whole_parameters(plan),
+        "approximate": sorted(str(axis) for axis in plan.approximate_axes)[:40],
+        "axes": len(graph.axes),
+    }
+
+
+def _whole_parameters(plan: Any) -> list[dict[str, Any]]:
+    rows = []
+    for name, mask in plan.masks().items():
+        kept = [len(indices) for indices in plan.indices(name)]
+        whole = [dim for dim, size in enumerate(mask.shape) if size > 3 and kept[dim] == size]
+        left = 1
+        for size in kept:
+            left *= size
+        if whole:
+            rows.append({"parameter": name, "shape": list(mask.shape), "whole_dims": whole, "left": left})
+    rows.sort(key=lambda row: -int(row["left"]))
+    return rows[:WORST]
+
+
+def _short(filename: str) -> str:
+    for mark in ("/site-packages/", "/src/"):
+        if mark in filename:
+            return filename.split(mark, 1)[1]
+    return filename
