@@ -1,4 +1,4 @@
-"""`python -m benchmarks.zoo --suite torchvision|timm|timm-toys|hf|all --only PATTERN --jobs N --timeout S`."""
+"""Prune every model of the zoo by half: `python -m benchmarks.zoo --suite hf --only llama --jobs 2`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is imported, here or in a worker
     os.environ.setdefault(variable, "1")
 
-from benchmarks.zoo import report, runner
-from benchmarks.zoo.suites import SUITES, select
+from benchmarks.zoo import report, runner  # noqa: E402
+from benchmarks.zoo.suites import SUITES, select  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 

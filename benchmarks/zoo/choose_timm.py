@@ -1,8 +1,8 @@
 """Choose the smallest variant of each timm family, and write the choice to `timm_families.json`.
 
-A family is one module of `timm.models`. Sizes come from models built on the meta device. timm also registers a
-few toy models for its own tests (`test_*`); the smallest ordinary variant is chosen beside them.
-Run `python -m benchmarks.zoo.choose_timm` after a new timm release only: the committed file is what the zoo uses.
+A family is one module of `timm.models`. Sizes come from models built on the meta device. timm also registers
+a few toy models for its own tests (`test_*`); the smallest ordinary variant is chosen beside them.
+Run `python -m benchmarks.zoo.choose_timm` after a new timm release only: the committed file is what counts.
 """
 
 from __future__ import annotations

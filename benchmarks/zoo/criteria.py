@@ -67,7 +67,7 @@ def shapes(outputs: Mapping[str, Tensor]) -> dict[str, list[int]]:
 
 
 def difference(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """Largest |actual - expected| over the outputs, each relative to the largest |expected| of that output."""
+    """Largest |actual - expected| over the outputs, each relative to that output's largest |expected|."""
     worst = 0.0
     for path, reference in expected.items():
         other = actual[path]

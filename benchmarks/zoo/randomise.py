@@ -1,10 +1,10 @@
 """Make every weight of a freshly initialised model count.
 
-Initialisers leave zeros, ones and layer scales of 1e-6 behind. A comparison against the zeroed original is blind
-to whatever such a constant hides: a bias of zero that was cut wrongly, a residual branch scaled by 1e-6, a
-running mean of zero. So constants are replaced by random values of an ordinary size, and weight matrices drawn
-far below the usual 1 / sqrt(fan-in), as transformers do, are scaled up to it: attention that sees only noise of
-0.02 is uniform whatever its head size.
+Initialisers leave zeros, ones and layer scales of 1e-6 behind. A comparison against the zeroed original is
+blind to what such a constant hides: a bias of zero that was cut wrongly, a residual branch scaled by 1e-6,
+a running mean of zero. So constants are replaced by random values of an ordinary size. Weights drawn below
+He's sqrt(2 / fan-in) are scaled up to it: under smaller ones the signal dies out before it reaches the output
+of a deep network, and attention that sees only noise of 0.02 is uniform whatever its head size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ SMALL = 1e-3
 
 
 def randomise_constants(model: nn.Module) -> None:
-    """Replace constant parameters and batch-norm statistics of `model` in place, from torch's random state."""
+    """Replace constant parameters and batch-norm statistics of `model` in place, from torch's random state.
+
+    Weights that are small for their fan-in are scaled up.
+    """
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point() and parameter.numel() > 0:
@@ -49,7 +52,7 @@ def _replace_constant(parameter: Tensor) -> None:
 def _lift_small_matrix(parameter: Tensor) -> None:
     if parameter.ndim < 2 or parameter.numel() <= parameter.shape[0]:
         return
-    target = (parameter.numel() // parameter.shape[0]) ** -0.5
+    target = (2 * parameter.shape[0] / parameter.numel()) ** 0.5
     spread = float(parameter.std())
-    if 0.0 < spread < 0.5 * target:
+    if 0.0 < spread < target:
         parameter.mul_(target / spread)

@@ -15,9 +15,9 @@ Record = dict[str, Any]
 HEADER = """# Zoo
 
 Every model is pruned by half on each prunable axis (`ratio=0.5`), with random weights, random batch-norm
-statistics and no hand edits. *ok* means: the pruned model runs, all output shapes are kept, at least 5% of the
-parameters are gone, and where the plan says *exact* the outputs equal those of the original with the removed
-units zeroed, to 1e-4 of their scale. *Deep* means that at most 40% of the parameters are left.
+statistics and no hand edits. *ok* means: the pruned model runs, all output shapes are kept, at least 5% of
+the parameters are gone, and where the plan says *exact* the outputs equal those of the original with the
+removed units zeroed, to 1e-4 of their scale. *Deep* means that at most 40% of the parameters are left.
 
 Made by `python -m benchmarks.zoo`.
 

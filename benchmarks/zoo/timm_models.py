@@ -1,6 +1,6 @@
 """The smallest variant of each timm model family, at its default input size.
 
-Suite `timm` holds the 98 families; suite `timm-toys` the even smaller `test_*` models that some families have.
+Suite `timm` holds the 98 families, `timm-toys` the even smaller `test_*` models that some families have.
 """
 
 from __future__ import annotations

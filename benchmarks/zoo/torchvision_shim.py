@@ -1,8 +1,8 @@
 """Import torchvision where its compiled operators cannot load (CPU-only torch beside a CUDA wheel).
 
-torchvision registers fake kernels for `torchvision::nms` and others while it is imported, which raises when the
-compiled library behind those names is absent. None of the classification or segmentation models uses them, so
-the registrations are skipped while the import runs, and `torch.library` is then put back as it was.
+torchvision registers fake kernels for `torchvision::nms` and others while it is imported, which raises when
+the compiled library behind those names is absent. No classification or segmentation model uses them,
+so the registrations are skipped while the import runs, and `torch.library` is then put back as it was.
 """
 
 from __future__ import annotations
