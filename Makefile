@@ -41,6 +41,12 @@ docs-serve: $(STAMPS)/docs ## serve the documentation while writing it
 examples: $(STAMPS)/demo ## run every example
 	set -e; for file in examples/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
+bench: $(STAMPS)/bench ## run the benchmarks, hours on two cores; one alone: .venv/bin/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.zoo --jobs 2
+
 dev: $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/docs $(STAMPS)/dev ## everything for working on Prunus, with the git hooks
 
 build: $(STAMPS)/dev ## build the wheel and the source distribution into dist/

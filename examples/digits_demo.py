@@ -5,9 +5,9 @@
 
 The data are the 1797 digits (8 x 8 grey levels) that ship with scikit-learn, so nothing is downloaded. The
 network is pruned in a few steps with fine-tuning between them; a copy that is not pruned gets the same
-training as a control. At every step the pruned network is compared with the unpruned one whose removed weights are set
-to zero: they have to compute the same. At the end the pruned network is saved, loaded again by a fresh Python
-process, and has to give the same bits there.
+training as a control. At every step the pruned network is compared with the unpruned one whose removed
+weights are set to zero: they have to compute the same. At the end the pruned network is saved, loaded again
+by a fresh Python process, and has to give the same bits there.
 
 Shapes: B images, C channels, H and W pixels, K classes.
 """
