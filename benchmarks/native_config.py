@@ -1,4 +1,4 @@
-"""Pruned feed-forward layers against the same class built natively small: `python -m benchmarks.native_config`.
+"""Halved feed-forward layers against natively small models: `python -m benchmarks.native_config`.
 
 Halving every feed-forward axis of a Hugging Face model must give what its users would have written by hand: a
 state dict that loads strictly into the class built from a smaller configuration, equal outputs, and a
@@ -99,8 +99,8 @@ def main() -> None:
     publish(
         "native_config",
         "Halved feed-forward axes against natively small models",
-        "Each tiny model has its feed-forward axes halved; its state dict is loaded strictly into the same class "
-        "built from the smaller configuration, and the outputs of the two are compared.",
+        "Each tiny model has its feed-forward axes halved; its state dict is loaded strictly into the same "
+        "class built from the smaller configuration, and the outputs of the two are compared.",
         ["model", "parameters", "left", "config says", "loads strictly", "difference"],
         [
             [

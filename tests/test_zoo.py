@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-
 from benchmarks.zoo.measure import measure
 from benchmarks.zoo.suites import find
 
 pytestmark = pytest.mark.zoo
 
-# The most that may be left of the parameters: two-sided cuts leave about a quarter, input and output ends more.
+# The most that may be left of the parameters: a quarter where both sides of a layer are cut, plus the ends.
 SLICE = {
     "torchvision/resnet18": 0.30,
     "torchvision/densenet121": 0.32,
