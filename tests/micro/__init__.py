@@ -1,0 +1,20 @@
+"""A registry of micro-networks, one coupling pattern each."""
+
+from . import (  # noqa: F401
+    attention,
+    connections,
+    convolution,
+    experts,
+    gates,
+    layout,
+    norms,
+    recurrent,
+    slices,
+    transformers,
+    traps,
+    windows,
+    wrappers,
+)
+from ._registry import REGISTRY, Built, Micro, doubled, randomise
+
+__all__ = ["REGISTRY", "Built", "Micro", "doubled", "randomise"]
