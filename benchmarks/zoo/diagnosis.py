@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 from typing import Any
+
+import torch
+from torch import nn
 
 LIBRARY_PARTS = ("/site-packages/torch/", "/prunus/", "/benchmarks/", "<string>", "<frozen")
 WORST = 8
@@ -16,6 +20,18 @@ def user_frame(error: BaseException) -> str:
     engine = [f for f in frames if "/prunus/" in f.filename]
     chosen = [f"{_short(f.filename)}:{f.lineno} {f.name}" for f in (model[-1:] + engine[-1:])]
     return " | ".join(chosen)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of every parameter and buffer: its name, shape, dtype and bytes."""
+    digest = hashlib.blake2b()
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in tensors:
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        data = tensor.detach().contiguous().reshape(-1)
+        if data.numel():
+            digest.update(data.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def diagnose(graph: Any, plan: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.peak_memory import peak_memory
 from benchmarks.zoo import criteria
-from benchmarks.zoo.diagnosis import diagnose, user_frame
+from benchmarks.zoo.diagnosis import diagnose, fingerprint, user_frame
 from benchmarks.zoo.entry import Entry
 
 RATIO = 0.5
@@ -82,6 +82,7 @@ def _measure(entry: Entry, record: Record, dry: bool) -> None:
     record["exact"] = bool(plan.exact)
     with stage("reference"):
         expected = _reference(entry, model, plan.masks(), record)
+    original = fingerprint(model) if record["params"] <= DOUBLE_LIMIT else None
     with peak_memory() as surgery, stage("apply"):
         plan.apply(model)
     record["rss_mb"] = round(max(memory.highest, surgery.highest) / 2**20)
@@ -95,6 +96,32 @@ def _measure(entry: Entry, record: Record, dry: bool) -> None:
     record["deep"] = record["remaining"] <= DEEP
     with stage("diagnose"):
         record.update(diagnose(graph, plan))
+    if record["params"] <= DOUBLE_LIMIT and record["status"] == "ok":
+        with stage("undo"):
+            plan.undo(model)
+            if fingerprint(model) != original:
+                record["status"] = "undo_differs"
+                return
+        if not plan.exact:
+            with stage("exact_part"):
+                _exact_part(entry, model, graph, plan, record)
+
+
+def _exact_part(entry: Entry, model: nn.Module, graph: Any, plan: Any, record: Record) -> None:
+    """Prune the exact axes alone: what an approximate plan cannot show about surgery, this one does."""
+    approximate = {getattr(axis, "name", axis) for axis in plan.approximate_axes}
+    names = [axis.name for axis in graph.axes if axis.prunable and axis.name not in approximate]
+    if not names:
+        return
+    part = graph.plan(ratio=dict.fromkeys(names, RATIO))
+    reference: Record = {"dtype": record["dtype"], "params": record["params"]}
+    expected = _reference(entry, model, part.masks(), reference)
+    part.apply(model)
+    gap = criteria.difference(_outputs(entry, model, record), expected)
+    record["exact_part"] = {"axes": len(names), "difference": gap, "exact": bool(part.exact)}
+    record["exact_part"]["remaining"] = round(_count(model) / record["params"], 4)
+    if not gap <= criteria.TOLERANCE:
+        record["status"] = "exact_part_wrong"
 
 
 def _verdict(record: Record, before: dict[str, list[int]], after: dict[str, list[int]]) -> str:
