@@ -1,4 +1,4 @@
-"""Every micro-network: halved where it can be, proven equal to its zeroed original, and undone bit for bit."""
+"""Every micro-network: halved where it can be, equal to its zeroed original, undone bit for bit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
+import prunus
 from kept_statistics import kept_statistics_copy
 from micro import REGISTRY, Micro
 from oracle import (
@@ -21,9 +24,6 @@ from oracle import (
     tensors_of,
 )
 from snapshots import Snapshot
-from torch import nn
-
-import prunus
 
 each_network = pytest.mark.parametrize("name", REGISTRY)
 

@@ -1,4 +1,4 @@
-"""The micro-networks themselves must run, train and react to every weight, or the other tests prove nothing."""
+"""The micro-networks must run, train and react to every weight, or the other tests prove nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle must accept right surgery and reject every wrong one: here plans are made and applied by hand."""
+"""The oracle must accept right surgery and reject every wrong one; plans here are made by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from kept_statistics import kept_statistics_copy
 from oracle import (
     check_backward,
@@ -20,7 +22,6 @@ from oracle import (
     take,
 )
 from snapshots import Snapshot
-from torch import Tensor, nn
 
 
 @dataclass
