@@ -1,0 +1,14 @@
+"""Prunus: prune neural networks, physically, and prove that the smaller one is right."""
+
+from __future__ import annotations
+
+from .api import prune
+from .errors import PruningError
+from .graph.graph import Axis, Graph
+from .graph.trace import trace
+from .plan import Plan
+from .select.budget import Budget
+
+__version__ = "0.1.0"
+
+__all__ = ["Axis", "Budget", "Graph", "Plan", "PruningError", "__version__", "prune", "trace"]

@@ -1,0 +1,268 @@
+"""The graph of a traced model: its axes, what ties them, why some stay whole, what everything costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..errors import InputError, PlanError, UnknownNameError
+from .axes import Node, leaves, settle
+from .constraints import Constraints, solve
+from .cost import CostModel, Costs
+from .names import axis_names
+from .state import Held
+from .terms import Terms
+from .tracer import Tracer
+from .values import Reason, Scale, Value
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..select.budget import Budget
+
+
+@dataclass(eq=False)
+class Axis:
+    """One axis of a model: units that live and die together wherever the axis occurs.
+
+    Attributes:
+        name: where its units are made, e.g. `layer1.0.conv1.out`; unique in its graph.
+        size: number of units.
+        members: `(parameter name, dimension)` of every tensor dimension that contains the axis.
+        reason: why it stays whole, in one line; None if it can be pruned.
+    """
+
+    name: str
+    size: int
+    members: list[tuple[str, int]]
+    why: Reason | None
+    node: Node = field(repr=False)
+
+    @property
+    def prunable(self) -> bool:
+        return self.why is None
+
+    @property
+    def reason(self) -> str | None:
+        return None if self.why is None else str(self.why)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Graph:
+    """What `prunus.trace` found. Print it for a table; ask `explain` about one layer; `plan` a cut."""
+
+    def __init__(
+        self, model: nn.Module, held: list[Held], tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any],
+        real: bool, output_shapes: dict[str, tuple[int, ...]],
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.output_shapes = output_shapes
+        self.args = args
+        self.kwargs = kwargs
+        self.ran_on_real_tensors = real
+        self.held = held
+        self.values: dict[str, Value] = tracer.values
+        self.ops = tracer.ops
+        self.scales: list[Scale] = tracer.scales
+        self.terms = Terms()
+        self._ties = tracer.ties
+        self.contracted = {item for item in tracer.contracted if item is not None}
+        self.shapes = {item.name: tuple(item.tensor.shape) for item in held}
+        self.aliases = {slot.name: item.name for item in held for slot in item.slots}
+        self.module_names = dict(model.named_modules())
+        members = self._members()
+        frozen = self._frozen(tracer, members)
+        self.constraints: Constraints = solve(tracer.equations, frozen)
+        self.approximate = self._approximate(tracer)
+        names = axis_names(members, self.contracted, self.values, self.terms)
+        self.axes: list[Axis] = [
+            Axis(names[node], node.size, where, self.constraints.frozen.get(node), node)
+            for node, where in members.items()
+        ]
+        self.by_node = {axis.node: axis for axis in self.axes}
+        self.by_name = {axis.name: axis for axis in self.axes}
+        self.cost_model = CostModel(self, tracer.costs)
+
+    # -- building -----------------------------------------------------------------------------------
+
+    def _members(self) -> dict[Node, list[tuple[str, int]]]:
+        found: dict[Node, list[tuple[str, int]]] = defaultdict(list)
+        for item in self.held:
+            if item.kind != "parameter":
+                continue
+            for dim, node in enumerate(self.values[item.name].axes):
+                for leaf in self.terms.leaves(node):
+                    found[leaf].append((item.name, dim))
+        return dict(found)
+
+    def _frozen(self, tracer: Tracer, members: Mapping[Node, Any]) -> dict[Node, Reason]:
+        frozen: dict[Node, Reason] = {}
+        for node, reason in tracer.frozen:
+            for leaf in leaves(node):
+                frozen.setdefault(leaf, reason)
+        for item in self.held:
+            value = self.values[item.name]
+            if item.kind == "parameter" and not value.consumers:
+                for node in value.axes:
+                    for leaf in self.terms.leaves(node):
+                        if all(not self.values[name].consumers for name, _ in members[leaf]):
+                            frozen.setdefault(leaf, Reason("the forward pass never uses it"))
+        return frozen
+
+    def _approximate(self, tracer: Tracer) -> dict[Node, Reason]:
+        found: dict[Node, Reason] = {}
+        for node, reason in tracer.approximate:
+            for leaf in self.terms.leaves(node):
+                found.setdefault(leaf, reason)
+        for poly, site in tracer.escapes:
+            for leaf in self.constraints.leaves_of(poly):
+                for inner in self.terms.leaves(leaf):
+                    found.setdefault(inner, Reason("its size is used as a number", site))
+        return found
+
+    # -- asking -------------------------------------------------------------------------------------
+
+    @property
+    def prunable(self) -> list[Axis]:
+        return [axis for axis in self.axes if axis.prunable]
+
+    def axis(self, name: str) -> Axis:
+        if name not in self.by_name:
+            raise UnknownNameError(f"no axis named {name!r}; graph.axes lists them")
+        return self.by_name[name]
+
+    def parameter(self, name: str) -> Value:
+        """The value of a parameter or buffer by any of its names."""
+        first = self.aliases.get(name)
+        if first is None:
+            raise UnknownNameError(f"the model has no parameter or buffer named {name!r}{_nearest(name, self.aliases)}")
+        return self.values[first]
+
+    def axes_of(self, name: str, outputs_only: bool = False) -> list[Axis]:
+        """The axes of a module's parameters (submodules included), or of one parameter, by name.
+
+        With `outputs_only`, the dimensions that its matrix products sum over are left out, unless
+        nothing else remains.
+        """
+        if name in self.aliases:
+            chosen = [self.aliases[name]]
+        elif name in self.module_names:
+            prefix = f"{name}." if name else ""
+            chosen = [first for alias, first in self.aliases.items() if alias.startswith(prefix)]
+        else:
+            known = [*self.by_name, *self.module_names, *self.aliases]
+            raise UnknownNameError(f"the model has no module, parameter or axis named {name!r}{_nearest(name, known)}")
+        found: dict[Node, None] = {}
+        for parameter in dict.fromkeys(chosen):
+            for dim, node in enumerate(self.values[parameter].axes):
+                if not (outputs_only and (parameter, dim) in self.contracted):
+                    found.update(dict.fromkeys(self.terms.leaves(node)))
+        axes = [self.by_node[node] for node in found if node in self.by_node]
+        return axes if axes or not outputs_only else self.axes_of(name)
+
+    def name_of(self, item: Any) -> str:
+        """The name of a module object of this model; a name is returned as it is."""
+        if isinstance(item, str):
+            return item
+        if isinstance(item, Axis):
+            return item.name
+        for name, module in self.module_names.items():
+            if module is item:
+                return name
+        for held in self.held:
+            if held.tensor is item:
+                return held.name
+        raise UnknownNameError(f"{type(item).__name__} object is not part of the traced model")
+
+    def ties_of(self, axis: Axis) -> list[str]:
+        """The operations that tie an axis to others, one line each."""
+        found: dict[str, None] = {}
+        for node, what, site in self._ties:
+            if what and axis.node in self.terms.leaves(settle(node)):
+                found[f"{what} in {site}"] = None
+        return list(found)
+
+    def explain(self, name: str) -> str:
+        """What a layer, parameter or axis is tied to, and why, in plain text."""
+        from .report import explain
+
+        return explain(self, name)
+
+    def __str__(self) -> str:
+        from .report import table
+
+        return table(self)
+
+    def __repr__(self) -> str:
+        return f"<Graph of {type(self.model).__name__}: {len(self.axes)} axes, {len(self.prunable)} prunable>"
+
+    # -- costs and plans ----------------------------------------------------------------------------
+
+    def cost(self, plan: Plan | None = None) -> Costs:
+        """MACs, parameters and activation bytes of the traced forward, as it is or under a plan."""
+        return self.cost_model.at(plan.counts if plan is not None else {})
+
+    def check_current(self) -> None:
+        for item in self.held:
+            if tuple(item.tensor.shape) != self.shapes[item.name]:
+                raise PlanError(
+                    f"the model has changed since it was traced ({item.name!r} is {tuple(item.tensor.shape)}, was "
+                    f"{self.shapes[item.name]}): trace it again"
+                )
+
+    def plan(
+        self,
+        ratio: float | Mapping[Any, float] | None = None,
+        budget: Budget | None = None,
+        importance: str | Any = "l2",
+        scope: str = "local",
+        ignore: Iterable[Any] = (),
+        round_to: int = 1,
+        seed: int | None = None,
+    ) -> Plan:
+        """Choose the units to keep.
+
+        Args:
+            ratio: fraction of units removed from each axis that can be pruned, in [0, 1); or a dict from
+                axis name, module name or module to a fraction, all other axes staying whole. Where a
+                dimension is a product (heads x head size), one factor is cut, so that its width falls by
+                the ratio. Counts round towards keeping.
+            budget: `prunus.Budget(...)`: what may remain, met from below.
+            importance: "l1", "l2", "random", "taylor", or a callable (see `prunus.importance`).
+            scope: "local" cuts every axis by the same ratio; "global" ranks all units together.
+            ignore: modules or names whose axes stay whole.
+            round_to: kept widths are multiples of this where the axis is large enough.
+            seed: for "random".
+
+        Raises:
+            InputError: a ratio outside [0, 1), neither or both of ratio and budget, an unknown scope.
+            UnknownNameError: a name in `ratio` or `ignore` that the model does not have.
+            BudgetError: a budget below what is reachable.
+        """
+        from ..select import make_plan
+
+        if (ratio is None) == (budget is None):
+            raise InputError("give either ratio=... (what to remove) or budget=... (what may remain)")
+        self.check_current()
+        return make_plan(self, ratio, budget, importance, scope, tuple(_listed(ignore)), round_to, seed)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {item.name: item.tensor for item in self.held}
+
+
+def _listed(ignore: Any) -> Sequence[Any]:
+    if isinstance(ignore, str | nn.Module | Axis):
+        return [ignore]
+    return list(ignore)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,514 @@
+"""Integers that remember where they came from.
+
+While a model is traced, the integers that its modules hold and those read from tensor shapes are
+`SizeInt`s: plain ints that carry a polynomial over *variables* (axis sizes and module attributes)
+through arithmetic. When one arrives as an argument of `view` or `split`, the tracer knows which
+equation between axis sizes and attributes the code relies on.
+
+A polynomial is a sum of monomials with rational coefficients; exponents may be negative, so exact
+divisions stay inside the ring. What leaves it (a remainder, a truncating division, a comparison that
+came out unequal) becomes an `Opaque` variable that remembers what it depends on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from .axes import Node, find, pieces, settle
+
+Monomial = tuple[tuple[Any, int], ...]
+
+
+@dataclass(eq=False)
+class Attribute:
+    """An integer held by a module, or inside a list, tuple, dict or plain object that a module holds.
+
+    `owner` is the dotted module name, `path` the steps from the module to the integer: `("num_heads",)`
+    or `("split_sizes", 1)` or `("config", "hidden_size")`.
+    """
+
+    owner: str
+    path: tuple[str | int, ...]
+    value: int
+
+    @property
+    def name(self) -> str:
+        text = self.owner
+        for step in self.path:
+            text += f"[{step!r}]" if isinstance(step, int) else f".{step}"
+        return text.lstrip(".")
+
+
+@dataclass(eq=False)
+class Opaque:
+    """A value computed from sizes in a way that has no polynomial form."""
+
+    value: int
+    depends: tuple[Any, ...]
+
+
+class Poly:
+    """A polynomial over Nodes, Attributes and Opaques. Immutable."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Mapping[Monomial, Fraction | int]) -> None:
+        self.terms = {key: value for key, value in terms.items() if value != 0}
+
+    @staticmethod
+    def const(value: int | Fraction) -> Poly:
+        return Poly({(): value})
+
+    @staticmethod
+    def var(variable: Any) -> Poly:
+        return Poly({((variable, 1),): 1})
+
+    def __add__(self, other: Poly) -> Poly:
+        out = dict(self.terms)
+        for key, value in other.terms.items():
+            out[key] = out.get(key, 0) + value
+        return Poly(out)
+
+    def __neg__(self) -> Poly:
+        return Poly({key: -value for key, value in self.terms.items()})
+
+    def __sub__(self, other: Poly) -> Poly:
+        return self + -other
+
+    def __mul__(self, other: Poly) -> Poly:
+        out: dict[Monomial, Fraction | int] = {}
+        for key_a, value_a in self.terms.items():
+            for key_b, value_b in other.terms.items():
+                key = _merge(key_a, key_b)
+                out[key] = out.get(key, 0) + value_a * value_b
+        return Poly(out)
+
+    @property
+    def is_const(self) -> bool:
+        return not any(self.terms)
+
+    @property
+    def constant(self) -> Fraction | int:
+        return self.terms.get((), 0)
+
+    @property
+    def monomial(self) -> tuple[Monomial, Fraction | int] | None:
+        """The only term, if there is just one."""
+        return next(iter(self.terms.items())) if len(self.terms) == 1 else None
+
+    def inverse(self) -> Poly | None:
+        """1/self, where self is a single term."""
+        single = self.monomial
+        if single is None:
+            return None
+        key, value = single
+        return Poly({tuple((var, -power) for var, power in key): Fraction(1) / value})
+
+    def variables(self) -> list[Any]:
+        seen: dict[Any, None] = {}
+        for key in self.terms:
+            for variable, _ in key:
+                seen[variable] = None
+        return list(seen)
+
+    def substitute(self, replace: Callable[[Any], Poly | None]) -> Poly | None:
+        """Replace variables (None: keep). None where a negative power of a sum would be needed."""
+        total = Poly({})
+        for key, value in self.terms.items():
+            term = Poly({(): value})
+            for variable, power in key:
+                new = replace(variable)
+                if new is None:
+                    new = Poly.var(variable)
+                if power < 0:
+                    inverse = new.inverse()
+                    if inverse is None:
+                        return None
+                    new = inverse
+                for _ in range(abs(power)):
+                    term = term * new
+            total = total + term
+        return total
+
+    def evaluate(self, value_of: Callable[[Any], int]) -> Fraction:
+        total = Fraction(0)
+        for key, value in self.terms.items():
+            term = Fraction(value)
+            for variable, power in key:
+                term *= Fraction(value_of(variable)) ** power
+            total += term
+        return total
+
+    def __repr__(self) -> str:
+        def one(key: Monomial, value: Fraction | int) -> str:
+            parts = [] if value == 1 and key else [str(value)]
+            for variable, power in key:
+                name = variable.name if isinstance(variable, Attribute) else repr(variable)
+                parts.append(name if power == 1 else f"{name}^{power}")
+            return "*".join(parts)
+
+        return " + ".join(one(key, value) for key, value in self.terms.items()) or "0"
+
+
+def _merge(a: Monomial, b: Monomial) -> Monomial:
+    if not a:
+        return b
+    if not b:
+        return a
+    powers: dict[Any, int] = dict(a)
+    for variable, power in b:
+        powers[variable] = powers.get(variable, 0) + power
+    return tuple(
+        sorted(((var, power) for var, power in powers.items() if power), key=lambda item: id(item[0]))
+    )
+
+
+def size_poly(node: Node, memo: dict[Node, Poly] | None = None) -> Poly:
+    """The size of an axis as a polynomial in the sizes of its leaves."""
+    node = settle(node)
+    if memo is not None and node in memo:
+        return memo[node]
+    if node.size == 1:
+        out = Poly.const(1)
+    elif node.kind == "leaf":
+        out = Poly.var(node)
+    elif node.kind == "reverse":
+        out = size_poly(node.children[0], memo)
+    elif node.kind == "product":
+        out = Poly.const(1)
+        for child in node.children:
+            out = out * size_poly(child, memo)
+    else:
+        out = Poly({})
+        for child in pieces(node):
+            out = out + size_poly(child, memo)
+    if memo is not None:
+        memo[node] = out
+    return out
+
+
+@dataclass
+class Recorder:
+    """What the integers of one trace have to tell: equalities tested, and values that escaped."""
+
+    equalities: list[tuple[Poly, Poly]] = field(default_factory=list)
+    leaks: dict[int, Poly] = field(default_factory=dict)
+    escaped: list[Poly] = field(default_factory=list)
+    on_equality: Callable[[Poly, Poly], None] | None = None
+    on_escape: Callable[[Poly], None] | None = None
+
+
+_recorder: list[Recorder] = []
+
+
+def set_recorder(recorder: Recorder | None) -> None:
+    _recorder.clear()
+    if recorder is not None:
+        _recorder.append(recorder)
+
+
+def poly_of(value: Any) -> Poly:
+    """The polynomial an integer carries; a plain int is a constant."""
+    if isinstance(value, SizeInt):
+        return value.poly
+    return Poly.const(int(value))
+
+
+def opaque(value: int, *parts: Any) -> SizeInt:
+    depends: list[Any] = []
+    for part in parts:
+        if isinstance(part, SizeInt):
+            depends.extend(part.poly.variables())
+    return SizeInt.make(value, Poly.var(Opaque(value, tuple(depends))))
+
+
+class SizeInt(int):
+    """An int that carries a polynomial. Equal, hashable and usable as the int that it is."""
+
+    poly: Poly
+
+    @staticmethod
+    def make(value: int, poly: Poly) -> SizeInt:
+        out = SizeInt(value)
+        out.poly = poly
+        return out
+
+    @staticmethod
+    def of(value: int, variable: Any) -> SizeInt:
+        return SizeInt.make(value, Poly.var(variable))
+
+    def __hash__(self) -> int:
+        return int.__hash__(self)
+
+    def __reduce__(self) -> Any:
+        return (int, (int.__int__(self),))
+
+    def __deepcopy__(self, memo: Any) -> SizeInt:
+        return self
+
+    def __copy__(self) -> SizeInt:
+        return self
+
+    def _ring(self, other: Any, plain: Callable[[int, int], int], ring: Callable[[Poly, Poly], Poly]) -> Any:
+        if isinstance(other, bool) or not isinstance(other, int):
+            return NotImplemented
+        value = plain(int.__int__(self), int.__int__(other))
+        return SizeInt.make(value, ring(self.poly, poly_of(other)))
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return SizeFloat.combine("add", self, other)
+        return self._ring(other, lambda a, b: a + b, lambda a, b: a + b)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return SizeFloat.combine("sub", self, other)
+        return self._ring(other, lambda a, b: a - b, lambda a, b: a - b)
+
+    def __rsub__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return SizeFloat.combine("sub", other, self)
+        return self._ring(other, lambda a, b: b - a, lambda a, b: b - a)
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return SizeFloat.combine("mul", self, other)
+        return self._ring(other, lambda a, b: a * b, lambda a, b: a * b)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> SizeInt:
+        return SizeInt.make(-int.__int__(self), -self.poly)
+
+    def __pos__(self) -> SizeInt:
+        return self
+
+    def __abs__(self) -> SizeInt:
+        return self if int.__ge__(self, 0) else -self
+
+    def __floordiv__(self, other: Any) -> Any:
+        if not isinstance(other, int) or isinstance(other, bool):
+            return SizeFloat.combine("floordiv", self, other) if isinstance(other, float) else NotImplemented
+        return _floordiv(self, other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return _floordiv(other, self) if isinstance(other, int) else NotImplemented
+
+    def __mod__(self, other: Any) -> Any:
+        return _mod(self, other) if isinstance(other, int) else NotImplemented
+
+    def __rmod__(self, other: Any) -> Any:
+        return _mod(other, self) if isinstance(other, int) else NotImplemented
+
+    def __divmod__(self, other: Any) -> Any:
+        return _floordiv(self, other), _mod(self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return SizeFloat.combine("truediv", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return SizeFloat.combine("truediv", other, self)
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        if modulo is None and type(other) is int and 0 <= other <= 8:
+            poly = Poly.const(1)
+            for _ in range(other):
+                poly = poly * self.poly
+            return SizeInt.make(int.__int__(self) ** other, poly)
+        return SizeFloat.combine("pow", self, other)
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return SizeFloat.combine("pow", other, self)
+
+    def __eq__(self, other: object) -> Any:
+        result = int.__eq__(self, other) if isinstance(other, int) else NotImplemented
+        if result is True and not isinstance(other, bool) and _recorder:
+            callback = _recorder[0].on_equality
+            if callback is not None:
+                callback(self.poly, poly_of(other))
+        return result
+
+    def __ne__(self, other: object) -> Any:
+        result = self.__eq__(other)
+        return result if result is NotImplemented else not result
+
+    def __float__(self) -> float:
+        _escape(self)
+        return float(int.__int__(self))
+
+    def __int__(self) -> int:
+        value = int.__int__(self)
+        if _recorder:
+            _recorder[0].leaks[value] = self.poly
+        return value
+
+    __trunc__ = __int__
+
+    def __round__(self, digits: int | None = None) -> SizeInt:
+        return self
+
+    __floor__ = __ceil__ = lambda self: self
+
+
+def _escape(value: SizeInt | SizeFloat) -> None:
+    if _recorder and _recorder[0].on_escape is not None:
+        for poly in [value.poly] if isinstance(value, SizeInt) else value.sources:
+            _recorder[0].on_escape(poly)
+
+
+def _floordiv(a: int, b: int) -> SizeInt:
+    x, y = int.__int__(a), int.__int__(b)
+    inverse = poly_of(b).inverse()
+    if x % y == 0 and inverse is not None:
+        return SizeInt.make(x // y, poly_of(a) * inverse)
+    return opaque(x // y, a, b)
+
+
+def _mod(a: int, b: int) -> SizeInt:
+    x, y = int.__int__(a), int.__int__(b)
+    return opaque(x % y, a, b)
+
+
+_FLOAT_OPS: dict[str, Callable[..., float]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "truediv": lambda a, b: a / b,
+    "floordiv": lambda a, b: a // b,
+    "pow": lambda a, b: a**b,
+    "sqrt": math.sqrt,
+    "log": math.log,
+}
+
+
+class SizeFloat(float):
+    """A float computed from `SizeInt`s: `head_dim ** -0.5`. `at` recomputes it for other sizes."""
+
+    at: Callable[[Callable[[Any], int]], float]
+    sources: list[Poly]
+
+    @staticmethod
+    def combine(op: str, *operands: Any) -> Any:
+        if not all(isinstance(operand, int | float) for operand in operands):
+            return NotImplemented
+        plain = [int.__int__(x) if isinstance(x, int) else float.__float__(x) for x in operands]
+        result = _FLOAT_OPS[op](*plain)
+        if isinstance(result, complex):
+            return result
+        out = SizeFloat(result)
+        evaluators = [_evaluator(operand) for operand in operands]
+        out.at = lambda value_of: _FLOAT_OPS[op](*(evaluate(value_of) for evaluate in evaluators))
+        out.sources = [poly for operand in operands for poly in sources_of(operand)]
+        return out
+
+    def __hash__(self) -> int:
+        return float.__hash__(self)
+
+    def __reduce__(self) -> Any:
+        return (float, (float.__float__(self),))
+
+    def __deepcopy__(self, memo: Any) -> SizeFloat:
+        return self
+
+    def __float__(self) -> float:
+        _escape(self)
+        return float.__float__(self)
+
+    def __int__(self) -> int:
+        value = int(float.__float__(self))
+        if _recorder:
+            exact = _as_poly(self)
+            if exact is not None:
+                _recorder[0].leaks[value] = exact
+            else:
+                _escape(self)
+        return value
+
+    __trunc__ = __int__
+
+    def __neg__(self) -> Any:
+        return SizeFloat.combine("mul", self, -1.0)
+
+    def __add__(self, other: Any) -> Any:
+        return SizeFloat.combine("add", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return SizeFloat.combine("add", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return SizeFloat.combine("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return SizeFloat.combine("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return SizeFloat.combine("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return SizeFloat.combine("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return SizeFloat.combine("truediv", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return SizeFloat.combine("truediv", other, self)
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        return SizeFloat.combine("pow", self, other)
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return SizeFloat.combine("pow", other, self)
+
+
+def _evaluator(operand: Any) -> Callable[[Callable[[Any], int]], float]:
+    if isinstance(operand, SizeInt):
+        return lambda value_of: float(operand.poly.evaluate(value_of))
+    if isinstance(operand, SizeFloat):
+        return operand.at
+    return lambda value_of: operand
+
+
+def _as_poly(value: SizeFloat) -> Poly | None:
+    """The polynomial of `a / b` that came out whole, for `int(a / b)`."""
+    if len(value.sources) not in (1, 2) or not float.is_integer(value):
+        return None
+    numerator = value.sources[0]
+    for divisor in (*value.sources[1:], None):
+        if divisor is not None:
+            inverse = divisor.inverse()
+            candidate = numerator * inverse if inverse is not None else None
+        else:
+            ratio = Fraction(int(float.__float__(value))) / (numerator.evaluate(_now) or 1)
+            candidate = numerator * Poly.const(ratio)
+        if candidate is not None and candidate.evaluate(_now) == int(float.__float__(value)):
+            return candidate
+    return None
+
+
+def _now(variable: Any) -> int:
+    return find(variable).size if isinstance(variable, Node) else variable.value
+
+
+def sources_of(value: Any) -> Iterable[Poly]:
+    """The polynomials of the sizes that a number was computed from."""
+    if isinstance(value, SizeInt):
+        return [value.poly]
+    if isinstance(value, SizeFloat):
+        return value.sources
+    return []
+
+
+def value_at(value: Any, value_of: Callable[[Any], int]) -> float:
+    """A tracked number recomputed for other sizes; a plain number is itself."""
+    return _evaluator(value)(value_of)
+
+
+def sqrt(value: Any) -> Any:
+    """`math.sqrt` that keeps track of sizes."""
+    return SizeFloat.combine("sqrt", value) if isinstance(value, SizeInt | SizeFloat) else math.sqrt(value)

@@ -1,0 +1,110 @@
+"""The tensors of a model by name: parameters, buffers and tensors held as plain attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where a module holds a tensor. Tied tensors have several slots."""
+
+    module: str
+    key: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.key}" if self.module else self.key
+
+
+@dataclass(eq=False)
+class Held:
+    """One tensor and every slot that holds it; `name` is its first one."""
+
+    tensor: Tensor
+    slots: list[Slot]
+
+    @property
+    def name(self) -> str:
+        return self.slots[0].name
+
+    @property
+    def kind(self) -> str:
+        return self.slots[0].kind
+
+
+def held_tensors(model: nn.Module) -> list[Held]:
+    """Every tensor that the model holds, once, parameters before buffers before plain attributes."""
+    found: dict[int, Held] = {}
+    by_kind: dict[str, list[Held]] = {"parameter": [], "buffer": [], "attribute": []}
+
+    def add(tensor: Any, slot: Slot) -> None:
+        if not isinstance(tensor, Tensor):
+            return
+        held = found.get(id(tensor))
+        if held is None:
+            held = found[id(tensor)] = Held(tensor, [])
+            by_kind[slot.kind].append(held)
+        held.slots.append(slot)
+
+    modules = list(model.named_modules())
+    for name, module in modules:
+        for key, value in module._parameters.items():
+            add(value, Slot(name, key, "parameter"))
+    for name, module in modules:
+        for key, value in module._buffers.items():
+            add(value, Slot(name, key, "buffer"))
+    for name, module in modules:
+        for key, value in module.__dict__.items():
+            if isinstance(value, Tensor):
+                add(value, Slot(name, key, "attribute"))
+    return [*by_kind["parameter"], *by_kind["buffer"], *by_kind["attribute"]]
+
+
+def space_of(module: nn.Module, kind: str) -> dict[str, Any]:
+    if kind == "parameter":
+        return module._parameters
+    return module._buffers if kind == "buffer" else module.__dict__
+
+
+@contextmanager
+def swapped(model: nn.Module, replacements: list[tuple[Held, Tensor]]) -> Iterator[None]:
+    """Put other tensors in the model's slots for a while."""
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+    modules = dict(model.named_modules())
+    try:
+        for held, tensor in replacements:
+            for slot in held.slots:
+                space = space_of(modules[slot.module], slot.kind)
+                undo.append((space, slot.key, space[slot.key]))
+                space[slot.key] = tensor
+        yield
+    finally:
+        for space, key, old in reversed(undo):
+            space[key] = old
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Set train or eval mode by flag alone (no `train()` overrides run) and put each module's flag back."""
+    saved = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in saved:
+            module.__dict__["training"] = training
+        yield
+    finally:
+        for module, flag in saved:
+            module.__dict__["training"] = flag
+
+
+def device_of(held: list[Held]) -> torch.device | None:
+    """The only device of the parameters; None where there are none or several."""
+    devices = {item.tensor.device for item in held if item.kind == "parameter"}
+    return devices.pop() if len(devices) == 1 else None

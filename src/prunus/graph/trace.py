@@ -1,0 +1,139 @@
+"""`prunus.trace`: check a model and its inputs, run it on fake tensors, and return its graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArgumentTypeError, InputError, PruningError, TraceError
+from .capture import ReadsValues, output_tensors, run
+from .graph import Graph
+from .state import Held, held_tensors
+from .tracer import Tracer
+
+
+def trace(model: nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None) -> Graph:
+    """Find out which dimensions of a model's tensors are tied to each other.
+
+    The model runs once on fake tensors: nothing is computed, no weight is copied, and the model is left
+    bit for bit as it was (weights, buffers, modes, hooks, gradients, random state). Models whose forward
+    reads tensor values run once on the real inputs instead.
+
+    Args:
+        model: any `nn.Module`, in train or eval mode; its eval-mode forward is what is traced. Where that
+            leaves parameters unused (auxiliary heads), the train-mode forward is traced too.
+        args: positional inputs, nested as the model wants them; a lone tensor is taken as `(tensor,)`.
+        kwargs: keyword inputs.
+
+    Raises:
+        ArgumentTypeError: `model` is no module, or one that cannot be traced (TorchScript, quantised).
+        InputError: no inputs, or a model spread over several devices.
+        TraceError: the model fails its own forward on these inputs.
+    """
+    check_model(model)
+    given = _as_args(args)
+    given_kwargs = dict(kwargs or {})
+    if not given and not given_kwargs:
+        raise InputError("no example inputs: pass what the model's forward takes, e.g. prunus.trace(model, x)")
+    held = held_tensors(model)
+    _check_devices(held)
+    return _trace(model, held, given, given_kwargs)
+
+
+def _as_args(args: Any) -> tuple[Any, ...]:
+    if isinstance(args, Tensor):
+        return (args,)
+    if isinstance(args, list | tuple):
+        return tuple(args)
+    if isinstance(args, dict):
+        raise ArgumentTypeError("args is a dict: pass keyword inputs as kwargs=..., or wrap it as args=(inputs,)")
+    return (args,)
+
+
+def check_model(model: Any) -> None:
+    """Refuse what cannot be pruned, and say what to do instead."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        where = f"module {name!r}" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+            raise ArgumentTypeError(
+                f"{where} is TorchScript, whose code is fixed: prune the Python module and script it afterwards"
+            )
+        if "quantized" in type(module).__module__.split("."):
+            raise ArgumentTypeError(
+                f"{where} is already quantised ({type(module).__name__}): prune the float model, then quantise it"
+            )
+    for name, tensor in model.named_parameters():
+        if tensor.is_quantized:
+            raise ArgumentTypeError(f"parameter {name!r} is already quantised: prune first, then quantise")
+        if isinstance(tensor, nn.parameter.UninitializedParameter):
+            raise InputError(f"parameter {name!r} is lazy: run one forward pass to give it a shape, then trace")
+
+
+def _check_devices(held: list[Held]) -> None:
+    found: dict[torch.device, str] = {}
+    for item in held:
+        if item.kind == "parameter":
+            found.setdefault(item.tensor.device, item.name)
+    if len(found) > 1:
+        places = ", ".join(f"{name!r} on {device}" for device, name in found.items())
+        raise InputError(f"the model is on several devices ({places}): move it to one with model.to(device)")
+
+
+def _trace(
+    model: nn.Module, held: list[Held], args: tuple[Any, ...], kwargs: dict[str, Any], only_real: bool = False
+) -> Graph:
+    names = {id(module): name for name, module in model.named_modules()}
+    on_meta = bool(held) and all(item.tensor.device.type == "meta" for item in held if item.kind == "parameter")
+    first_error: Exception | None = None
+    for real in (True,) if on_meta or only_real else (False, True):
+        tracer = Tracer(names)
+        try:
+            output = run(model, held, args, kwargs, tracer, training=False, real=real, first=True)
+        except PruningError:
+            raise
+        except Exception as error:
+            if not isinstance(error, ReadsValues) or first_error is None:
+                first_error = error
+            if real or on_meta:
+                raise _failed(model, error) from error
+            continue
+        shapes = _freeze_output(tracer, output)
+        counts = len(tracer.ops), len(tracer.costs), len(tracer.approximate), len(tracer.scales)
+        if any(not tracer.values[item.name].consumers for item in held if item.kind == "parameter"):
+            _trace_training(model, held, args, kwargs, tracer, real)
+            ops, costs, approximate, scales = counts
+            del tracer.ops[ops:], tracer.costs[costs:], tracer.approximate[approximate:], tracer.scales[scales:]
+        return Graph(model, held, tracer, args, kwargs, real and not on_meta, shapes)
+    raise AssertionError("unreachable")
+
+
+def _trace_training(
+    model: nn.Module, held: list[Held], args: tuple[Any, ...], kwargs: dict[str, Any], tracer: Tracer, real: bool
+) -> None:
+    """Auxiliary heads that only train mode runs are coupled too; a model that cannot train is left at that."""
+    try:
+        output = run(model, held, args, kwargs, tracer, training=True, real=real, first=False)
+    except Exception:
+        return
+    _freeze_output(tracer, output)
+
+
+def _freeze_output(tracer: Tracer, output: Any) -> dict[str, tuple[int, ...]]:
+    tracer.new_site()
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, tensor in output_tensors(output):
+        for node in tracer.value(tensor).axes:
+            tracer.freeze(node, f"output {path!r}" if path else "output")
+        shapes[path] = tuple(tensor.shape)
+    return shapes
+
+
+def _failed(model: nn.Module, error: Exception) -> TraceError:
+    return TraceError(
+        f"{type(model).__name__} fails its own forward on the inputs given: {type(error).__name__}: {error}. "
+        "Check their number, shapes, dtypes and device by calling model(*args, **kwargs) yourself"
+    )

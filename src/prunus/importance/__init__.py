@@ -1,0 +1,109 @@
+"""Importance: how much each unit of each axis matters.
+
+An importance is a callable `(graph, tensors) -> {parameter name: score tensor of its shape}`: non-negative
+entry-wise saliencies that add up over everything a unit stands for. New ones are one small file and one
+`register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..graph.axes import Node
+from ..graph.graph import Graph
+
+Importance = Callable[["Scoring"], dict[Node, Tensor]]
+_REGISTRY: dict[str, Importance] = {}
+
+
+class Scoring:
+    """What an importance has at hand: the graph, its parameters, and the summing over coupled members."""
+
+    def __init__(self, graph: Graph, nodes: list[Node], seed: int | None = None) -> None:
+        self.graph = graph
+        self.nodes = nodes
+        self.seed = seed
+        self._wanted = set(nodes)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Parameters that contain at least one of the axes asked for."""
+        names = {name for node in self.nodes for name, _ in self.graph.by_node[node].members}
+        return {item.name: item.tensor for item in self.graph.held if item.name in names}
+
+    def sum_units(self, entries: Callable[[str, Tensor], Tensor]) -> dict[Node, Tensor]:
+        """For each axis, the sum of an entry-wise quantity over every entry that belongs to each unit.
+
+        `entries(name, parameter)` returns a tensor of the parameter's shape. Returned are float64 vectors
+        of shape (units,) on the CPU.
+        """
+        totals = {node: torch.zeros(node.size, dtype=torch.float64) for node in self.nodes}
+
+        def add(node: Node, scores: Tensor) -> None:
+            if node in self._wanted:
+                totals[node] += scores
+
+        for name, tensor in self.parameters().items():
+            values = entries(name, tensor.detach())
+            for dim, node in enumerate(self.graph.values[name].axes):
+                if self._wanted.isdisjoint(self.graph.terms.leaves(node)):
+                    continue
+                others = [d for d in range(values.dim()) if d != dim]
+                summed = values.sum(others, dtype=torch.float64) if others else values.double()
+                self.graph.terms.project(node, summed.cpu(), add)
+        return totals
+
+
+def register(name: str) -> Callable[[Importance], Importance]:
+    def add(function: Importance) -> Importance:
+        _REGISTRY[name] = function
+        return function
+
+    return add
+
+
+def _load() -> None:
+    for topic in ("magnitude", "random", "taylor"):
+        import_module(f"{__name__}.{topic}")
+
+
+def scores(graph: Graph, nodes: list[Node], importance: str | Importance, seed: int | None) -> dict[Node, Tensor]:
+    """One score per unit of each axis, float64 on the CPU.
+
+    Raises:
+        InputError: an unknown importance, or scores that are not finite; the parameter is named.
+    """
+    _load()
+    if isinstance(importance, str):
+        if importance not in _REGISTRY:
+            raise InputError(f"unknown importance {importance!r}; there are {', '.join(sorted(_REGISTRY))}")
+        function = _REGISTRY[importance]
+    else:
+        function = importance
+    scoring = Scoring(graph, nodes, seed)
+    found = function(scoring)
+    for node in nodes:
+        if node not in found or found[node].shape != (node.size,):
+            raise InputError(f"the importance gave no score of shape ({node.size},) for axis {graph.by_node[node].name!r}")
+        if not torch.isfinite(found[node]).all():
+            raise _not_finite(graph, node, scoring)
+    return found
+
+
+def _not_finite(graph: Graph, node: Node, scoring: Scoring) -> InputError:
+    for name, _ in graph.by_node[node].members:
+        tensor = scoring.parameters()[name]
+        for what, values in (("weights", tensor), ("gradients", tensor.grad)):
+            if values is not None and not torch.isfinite(values).all():
+                return InputError(
+                    f"parameter {name!r} has {what} that are NaN or infinite, so units cannot be ranked: repair the "
+                    "model, or use importance='random'"
+                )
+    return InputError(f"scores of axis {graph.by_node[node].name!r} are not finite")
+
+
+__all__ = ["Importance", "Scoring", "register", "scores"]

@@ -1,0 +1,206 @@
+"""Which axes move in a plan, and which must move together because their sizes are tied.
+
+Of the factors of one product (heads x head size) only one moves, unless the caller named both. Axes
+whose sizes an equation ties move by the same ratio: a *group* of sizes n_i with common divisor g can keep
+u/g of each, u = 1..g, and any homogeneous linear equation between them still holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ..graph.axes import Node
+from ..graph.graph import Graph
+
+MAX_ROUNDS = 4
+
+
+@dataclass(eq=False)
+class Group:
+    """Axes cut by one common ratio. `step` is the smallest change of `units` that every user allows."""
+
+    nodes: list[Node]
+    units: int
+    ratio: float
+    step: int = 1
+    order: int = field(default=0)
+
+    def counts(self, kept: int) -> dict[Node, int]:
+        return {node: node.size // self.units * kept for node in self.nodes}
+
+    @property
+    def smallest(self) -> int:
+        return min(self.step, self.units)
+
+    def nearest(self, kept: int) -> int:
+        """The next number of units at or above `kept` that the step allows."""
+        kept = max(kept, 1)
+        return min(-(-kept // self.step) * self.step, self.units)
+
+    def below(self, kept: int) -> int:
+        """The next allowed number of units under `kept`, or `kept` itself where there is none."""
+        lower = (kept - 1) // self.step * self.step
+        return lower if lower >= self.smallest else kept
+
+
+class _Chooser:
+    def __init__(self, graph: Graph, wanted: Mapping[Node, float], both: set[Node]) -> None:
+        self.graph = graph
+        self.wanted = dict(wanted)
+        self.both = both
+        self.position = {axis.node: index for index, axis in enumerate(graph.axes)}
+        self.conflicts: dict[Node, set[Node]] = defaultdict(set)
+        self.coverage: dict[Node, int] = defaultdict(int)
+        self.poor: set[Node] = set()
+        self._find_conflicts()
+
+    def _find_conflicts(self) -> None:
+        graph = self.graph
+        seen: set[int] = set()
+        for item in graph.held:
+            if item.kind != "parameter":
+                continue
+            for node in graph.values[item.name].axes:
+                for factors in graph.terms.products(node):
+                    for leaves in factors:
+                        for leaf in leaves:
+                            self.coverage[leaf] += 1
+                    if id(node) not in seen:
+                        self._conflict(factors)
+                seen.add(id(node))
+        for constraint in graph.constraints.residual:
+            for key in constraint.poly.terms:
+                self._conflict([[variable] for variable, _ in key])
+
+    def _conflict(self, factors: list[list[Node]]) -> None:
+        for i, leaves in enumerate(factors):
+            for other in factors[i + 1 :]:
+                for a in leaves:
+                    for b in other:
+                        if a is not b and not (a in self.both and b in self.both):
+                            self.conflicts[a].add(b)
+                            self.conflicts[b].add(a)
+
+    def _key(self, node: Node) -> tuple[bool, bool, float, int, int]:
+        ratio = self.wanted[node]
+        kept = node.size - math.floor(node.size * ratio + 1e-9)
+        miss = abs(kept / node.size - (1 - ratio))
+        return (node not in self.both, node in self.poor, round(miss, 1), -self.coverage[node], self.position[node])
+
+    def choose(self) -> list[Group]:
+        """Groups of moving axes; tried again with other factors where one turned out too coarse."""
+        groups: list[Group] = []
+        for _ in range(MAX_ROUNDS):
+            moving = self._independent()
+            self._hold_unequal(moving)
+            groups = self._group(moving)
+            coarse = [group for group in groups if self._too_coarse(group)]
+            rivals = {n for group in coarse for n in group.nodes if self.conflicts[n] & self.wanted.keys()}
+            if not rivals - self.poor:
+                break
+            self.poor |= rivals
+        return groups
+
+    def _too_coarse(self, group: Group) -> bool:
+        ideal = 1 - group.ratio
+        removed = math.floor(group.units * group.ratio + 1e-9)
+        kept = group.nearest(group.units - removed) / group.units
+        return abs(kept - ideal) > 0.1 and min(node.size for node in group.nodes) > 1
+
+    def _independent(self) -> set[Node]:
+        moving: set[Node] = set()
+        for node in sorted(self.wanted, key=self._key):
+            if not self.conflicts[node] & moving:
+                moving.add(node)
+        return moving
+
+    def _hold_unequal(self, moving: set[Node]) -> None:
+        """Hold every axis in a constraint that would not survive a common ratio."""
+        changed = True
+        while changed:
+            changed = False
+            for constraint in self.graph.constraints.residual:
+                degrees = constraint.degrees(moving.__contains__)
+                if degrees <= {0} or degrees == {1}:
+                    continue
+                changed |= self._mend(constraint.poly.variables(), moving, constraint)
+
+    def _mend(self, variables: Iterable[Node], moving: set[Node], constraint: object) -> bool:
+        """Take a tied partner along where that is all that is missing, else hold what moves."""
+        variables = list(variables)
+        asleep = [node for node in variables if node not in moving]
+        poly = constraint.poly  # type: ignore[attr-defined]
+        linear = all(sum(power for _, power in key) == 1 for key in poly.terms)
+        free = all(not (self.conflicts[node] & moving) for node in asleep)
+        if linear and free and asleep and all(node in self.graph.by_node for node in asleep):
+            ratio = max(self.wanted[node] for node in variables if node in self.wanted)
+            for node in asleep:
+                self.wanted[node] = ratio
+                moving.add(node)
+            return True
+        for node in variables:
+            moving.discard(node)
+        return True
+
+    def _group(self, moving: set[Node]) -> list[Group]:
+        parent = {node: node for node in moving}
+
+        def root(node: Node) -> Node:
+            while parent[node] is not node:
+                parent[node] = parent[parent[node]]
+                node = parent[node]
+            return node
+
+        for constraint in self.graph.constraints.residual:
+            tied = [node for node in constraint.poly.variables() if node in moving]
+            for node in tied[1:]:
+                parent[root(node)] = root(tied[0])
+        members: dict[Node, list[Node]] = defaultdict(list)
+        for node in sorted(moving, key=lambda item: self.position.get(item, 0)):
+            members[root(node)].append(node)
+        groups = []
+        for order, nodes in enumerate(members.values()):
+            units = math.gcd(*(node.size for node in nodes))
+            ratio = max(self.wanted.get(node, 0.0) for node in nodes)
+            groups.append(Group(nodes, units, ratio, order=order))
+        self._whole_attributes(groups)
+        return [group for group in groups if group.units > 1]
+
+    def _whole_attributes(self, groups: list[Group]) -> None:
+        """Attributes stay integers: the step of a group makes every solved attribute whole."""
+        owner = {node: group for group in groups for node in group.nodes}
+        for attribute, poly in self.graph.constraints.solutions.items():
+            moved = {id(owner[v]): owner[v] for v in poly.variables() if v in owner}
+            for group in moved.values():
+                need = group.units // math.gcd(group.units, attribute.value)
+                group.step = math.lcm(group.step, min(need, group.units))
+
+
+def choose_groups(graph: Graph, wanted: Mapping[Node, float], both: set[Node]) -> list[Group]:
+    """The groups of axes that move, given the ratio wanted for each; `both` may move with their rivals."""
+    return _Chooser(graph, wanted, both).choose()
+
+
+def round_groups(graph: Graph, groups: list[Group], round_to: int) -> None:
+    """Make kept widths multiples of `round_to`, counting what each axis is multiplied with."""
+    if round_to <= 1:
+        return
+    inner: dict[Node, int] = {}
+    for item in graph.held:
+        for node in graph.values[item.name].axes:
+            for factors in graph.terms.products(node):
+                for index, leaves in enumerate(factors):
+                    rest = math.prod(
+                        sum(leaf.size for leaf in other) for j, other in enumerate(factors) if j != index
+                    )
+                    for leaf in leaves:
+                        inner[leaf] = math.gcd(inner.get(leaf, rest), rest)
+    for group in groups:
+        for node in group.nodes:
+            width = node.size // group.units * inner.get(node, 1)
+            need = round_to // math.gcd(round_to, width)
+            group.step = math.lcm(group.step, need)
+        group.step = min(group.step, group.units)

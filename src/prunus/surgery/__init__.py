@@ -1,0 +1,1 @@
+"""Making a model physically smaller, and putting it back: slicing, repair, verification, undo."""

@@ -1,0 +1,103 @@
+"""One application of a plan to one model: every change it makes, in order, and how to take each back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..graph.attributes import get_attribute, set_attribute
+from .slicing import Index, Removed, cut, join
+
+Path = tuple[str | int, ...]
+
+
+class Operation:
+    """A list of undoable changes to a model and its optimizer."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | None) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self._undo: list[Callable[[], None]] = []
+        self.attributes: dict[tuple[str, Path], tuple[Any, Any]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    @torch.no_grad()
+    def slice(self, name: str, tensor: Tensor, kept: Sequence[Index]) -> None:
+        """Cut a tensor in place: the same object, smaller; its gradient and optimizer state with it."""
+        if all(index is None for index in kept):
+            return
+        shape = tuple(tensor.shape)
+        grad = tensor.grad
+        small_grad, removed_grad = cut(grad, kept) if grad is not None else (None, None)
+        small, removed = cut(tensor.detach(), kept)
+        tensor.grad = None
+        tensor.data = small
+        if small_grad is not None:
+            tensor.grad = small_grad
+        del small, small_grad, grad
+        self.shapes[name] = tuple(tensor.shape)
+        self._undo.append(lambda: self._restore(tensor, removed, removed_grad))
+        if self.optimizer is not None and isinstance(tensor, nn.Parameter):
+            self._slice_state(tensor, shape, kept)
+
+    @staticmethod
+    def _restore(tensor: Tensor, removed: Removed, removed_grad: Removed | None) -> None:
+        with torch.no_grad():
+            grad = tensor.grad
+            tensor.grad = None
+            tensor.data = join(tensor.detach(), removed)
+            if grad is not None and removed_grad is not None:
+                tensor.grad = join(grad, removed_grad)
+
+    def _slice_state(self, parameter: nn.Parameter, shape: tuple[int, ...], kept: Sequence[Index]) -> None:
+        assert self.optimizer is not None
+        state = self.optimizer.state.get(parameter)
+        if not state:
+            return
+        for key, value in list(state.items()):
+            if isinstance(value, Tensor) and tuple(value.shape) == shape and value.dim() > 0:
+                small, removed = cut(value, kept)
+                state[key] = small
+                self._undo.append(lambda s=state, k=key, r=removed: s.__setitem__(k, join(s[k], r)))  # type: ignore[misc]
+
+    @torch.no_grad()
+    def rescale(self, tensor: Tensor, mask: Tensor, factor: float) -> None:
+        """Multiply the entries under a mask; undone by putting the old values back."""
+        before = tensor.detach().clone()
+        scaled = (tensor.detach().double() * factor).to(tensor.dtype)
+        tensor.data.copy_(torch.where(mask.to(tensor.device), scaled, before))
+        self._undo.append(lambda: self._put(tensor, before))
+
+    @staticmethod
+    def _put(tensor: Tensor, before: Tensor) -> None:
+        tensor.data.copy_(before)
+
+    def set(self, owner: str, path: Path, new: Any) -> None:
+        """Set an integer that a module holds."""
+        old = get_attribute(self.model, owner, path)
+        if type(old) is type(new) and old == new:
+            return
+        top = self.model.get_submodule(owner).__dict__.get(path[0]) if path else None
+        set_attribute(self.model, owner, path, new)
+        key = (owner, path)
+        self.attributes[key] = (self.attributes[key][0] if key in self.attributes else old, new)
+        if isinstance(top, tuple):
+            self._undo.append(lambda: self.model.get_submodule(owner).__dict__.__setitem__(str(path[0]), top))
+        else:
+            self._undo.append(lambda: set_attribute(self.model, owner, path, old))
+
+    def undo(self) -> None:
+        """Take everything back, last change first."""
+        while self._undo:
+            self._undo.pop()()
+
+    def current(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """The first tensor that no longer has the shape this operation gave it."""
+        for name, shape in self.shapes.items():
+            if tuple(tensors[name].shape) != shape:
+                return name
+        return None

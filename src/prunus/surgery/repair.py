@@ -1,0 +1,164 @@
+"""Integers set after pruning: those the forward uses, and those that only describe a layer."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..errors import SurgeryError
+from ..graph.axes import Node
+from ..graph.sizes import Attribute
+from ..graph.state import mode
+from .operation import Operation
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+_SIZES = re.compile(
+    r"(^|_)(dim|dims|size|channels?|chs|features?|width|planes|heads?|groups|d_model|d_ff|nf|nx|c|hidden|inner|"
+    r"embed|units|state|rank|nhead|n_head|n_embd)(_|$)|(_dim|_size|_features|_channels|_heads|_planes|_chs)$"
+)
+
+
+def solved_attributes(plan: Plan) -> dict[Attribute, int]:
+    """New values of the integers that the traced code relies on.
+
+    Raises:
+        SurgeryError: an integer would have to become a fraction.
+    """
+    counts = plan.counts
+    changed: dict[Attribute, int] = {}
+    for attribute, poly in plan.graph.constraints.solutions.items():
+        if not any(isinstance(v, Node) and v in counts for v in poly.variables()):
+            continue
+        value = plan.graph.constraints.number(attribute, lambda node: counts.get(node, node.size))
+        if value.denominator != 1 or value < 1:
+            raise SurgeryError(f"{attribute.name} would have to be {value}, which is no whole number")
+        if int(value) != attribute.value:
+            changed[attribute] = int(value)
+    return changed
+
+
+def repair_solved(operation: Operation, plan: Plan) -> None:
+    for attribute, value in solved_attributes(plan).items():
+        operation.set(attribute.owner, attribute.path, value)
+
+
+# -- attributes that describe torch's own layers --------------------------------------------------------
+
+
+def _described(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """`(attribute, value)` as the tensors of one of torch's layers say."""
+    if isinstance(module, nn.Linear):
+        yield "out_features", module.weight.shape[0]
+        yield "in_features", module.weight.shape[1]
+    elif isinstance(module, nn.Bilinear):
+        yield from zip(("out_features", "in1_features", "in2_features"), module.weight.shape, strict=True)
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        first, second = module.weight.shape[0], module.weight.shape[1] * module.groups
+        yield from zip(("in_channels", "out_channels"), (first, second) if module.transposed else (second, first), strict=True)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        tensor = module.weight if module.weight is not None else module.running_mean
+        if tensor is not None:
+            yield "num_features", tensor.shape[0]
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        yield "num_channels", module.weight.shape[0]
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        yield from zip(("num_embeddings", "embedding_dim"), module.weight.shape, strict=True)
+    elif isinstance(module, nn.PReLU):
+        yield "num_parameters", module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        yield from _described_rnn(module)
+    elif isinstance(module, nn.MultiheadAttention):
+        yield from _described_attention(module)
+
+
+def _described_rnn(module: nn.RNNBase) -> Iterator[tuple[str, int]]:
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    yield "input_size", module.weight_ih_l0.shape[1]
+    yield "hidden_size", module.weight_ih_l0.shape[0] // gates
+    if module.proj_size:
+        yield "proj_size", module.weight_hh_l0.shape[1]
+
+
+def _described_attention(module: nn.MultiheadAttention) -> Iterator[tuple[str, int]]:
+    width = module.out_proj.weight.shape[0]
+    yield "embed_dim", width
+    if module._qkv_same_embed_dim:
+        yield "kdim", width
+        yield "vdim", width
+    else:
+        yield "kdim", module.k_proj_weight.shape[1]
+        yield "vdim", module.v_proj_weight.shape[1]
+    yield "head_dim", module.out_proj.weight.shape[1] // module.num_heads
+
+
+def repair_described(operation: Operation, plan: Plan) -> None:
+    """`in_features`, `num_channels` and so on of torch's layers, from the tensors they now hold."""
+    with mode(operation.model, False):
+        for name, module in operation.model.named_modules():
+            for key, value in _described(module):
+                if type(module.__dict__.get(key)) is int:
+                    operation.set(name, (key,), int(value))
+
+
+# -- attributes of other modules -------------------------------------------------------------------------
+
+
+def repair_by_size(operation: Operation, plan: Plan) -> None:
+    """Descriptive integers of user-defined modules that no operation used.
+
+    An attribute with a size-like name follows if every dimension, or axis, of its old size below its
+    module has come to the same new size.
+    """
+    used = {(a.owner, a.path) for a in plan.graph.constraints.solutions}
+    changes = _changes_below(plan)
+    for name, module in operation.model.named_modules():
+        table = changes.get(name)
+        if not table or type(module).__module__.startswith("torch.nn.modules"):
+            continue
+        for key, value in list(module.__dict__.items()):
+            if type(value) is not int or value <= 1 or (name, (key,)) in used or not _SIZES.search(key.lower()):
+                continue
+            new = table.get(("axis" if "head" in key or "group" in key else "dim", value)) or table.get(("axis", value))
+            if new is not None and len(new) == 1:
+                operation.set(name, (key,), next(iter(new)))
+
+
+def _changes_below(plan: Plan) -> dict[str, dict[tuple[str, int], set[int]]]:
+    """For each module: what every dimension size, and every axis size, below it has become."""
+    graph = plan.graph
+    tables: dict[str, dict[tuple[str, int], set[int]]] = defaultdict(lambda: defaultdict(set))
+    memo: dict[Node, int] = {}
+    for alias, first in graph.aliases.items():
+        pairs: set[tuple[str, int, int]] = set()
+        for node in graph.values[first].axes:
+            pairs.add(("dim", node.size, graph.terms.size(node, plan.counts, memo)))
+            for leaf in graph.terms.leaves(node):
+                pairs.add(("axis", leaf.size, plan.counts.get(leaf, leaf.size)))
+        owner = alias.rpartition(".")[0]
+        while True:
+            for kind, old, new in pairs:
+                tables[owner][(kind, old)].add(new)
+            if not owner:
+                break
+            owner = owner.rpartition(".")[0]
+    return tables
+
+
+def repair(operation: Operation, plan: Plan) -> None:
+    """Every integer of the model that pruning has made untrue."""
+    from .config import repair_config
+
+    repair_solved(operation, plan)
+    repair_described(operation, plan)
+    repair_by_size(operation, plan)
+    repair_config(operation, plan)
+
+
+def any_attribute(value: Any) -> bool:
+    return type(value) is int
