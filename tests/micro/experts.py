@@ -43,7 +43,7 @@ class DenseMixture(Mixture):
         return torch.einsum("nx,nxe->ne", weights_NX, outputs_NXE)
 
 
-@micro("mixture_dense", halved=MIXED, whole={"gate.weight": 0}, frozen="softmax|stack|expert")
+@micro("mixture_dense", halved=MIXED, whole={"gate.weight": 0})
 def mixture_dense() -> Built:
     """Experts of different hidden sizes: each is its own axis."""
     return DenseMixture((10, 18, 22)), (torch.randn(2, 3, 6),), {}

@@ -168,12 +168,12 @@ def unflatten_literal() -> Built:
 
 
 class ChannelShuffle(nn.Module):
-    """ShuffleNet v1: channels seen as g x C/g, transposed."""
+    """ShuffleNet v1: channels seen as g x C/g, transposed, then read by a convolution of as many groups."""
 
-    def __init__(self, builtin: bool) -> None:
+    def __init__(self, builtin: bool, width: int) -> None:
         super().__init__()
         self.groups, self.builtin = 3, builtin
-        self.a, self.b = nn.Conv2d(4, 24, 1), nn.Conv2d(24, 18, 1, groups=3)
+        self.a, self.b = nn.Conv2d(4, width, 1), nn.Conv2d(width, 18, 1, groups=3)
         self.head = nn.Conv2d(18, 5, 1)
         self.shuffle = nn.ChannelShuffle(3)
 
@@ -186,14 +186,24 @@ class ChannelShuffle(nn.Module):
         return self.head(self.b(x_BCHW))
 
 
-@micro("channel_shuffle_attribute", halved={"a.weight": 0, "b.weight": 0, "head.weight": 1})
+SHUFFLED = {"a.weight": 0, "b.weight": 1, "head.weight": 1}
+
+
+@micro("channel_shuffle_attribute", halved=SHUFFLED)
 def channel_shuffle_attribute() -> Built:
-    return ChannelShuffle(False), (torch.randn(2, 4, 4, 3),), {}
+    """36 = 3 x 12 -> 12 x 3, and the next convolution takes it as 3 x 12 again: 3 x 4 x 3 in all."""
+    return ChannelShuffle(False, 36), (torch.randn(2, 4, 4, 3),), {}
 
 
-@micro("channel_shuffle_module", halved={"a.weight": 0, "b.weight": 0, "head.weight": 1})
+@micro("channel_shuffle_module", halved=SHUFFLED)
 def channel_shuffle_module() -> Built:
-    return ChannelShuffle(True), (torch.randn(2, 4, 4, 3),), {}
+    return ChannelShuffle(True, 36), (torch.randn(2, 4, 4, 3),), {}
+
+
+@micro("channel_shuffle_crossing", halved=SHUFFLED, frozen="shuffle|group|mixes|factor", either=True)
+def channel_shuffle_crossing() -> Built:
+    """24 = 3 x 8 -> 8 x 3: groups of 8 end in the middle of a run of 3."""
+    return ChannelShuffle(False, 24), (torch.randn(2, 4, 4, 3),), {}
 
 
 class ShuffleLiteral(nn.Module):
