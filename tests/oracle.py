@@ -103,7 +103,7 @@ def check_shapes(original: nn.Module, pruned: nn.Module, plan: PlanLike) -> None
     before, after = named_tensors(original), named_tensors(pruned)
     assert list(before) == list(after)
     assert list(original.state_dict()) == list(pruned.state_dict())
-    for name in plan.masks():
+    for name in before:
         indices = plan.indices(name)
         kept = tuple(len(index) for index in indices)
         assert tuple(after[name].shape) == kept, f"{name} is {tuple(after[name].shape)}, plan says {kept}"
@@ -147,10 +147,10 @@ def check_kept_values(original: nn.Module, pruned: nn.Module, plan: PlanLike) ->
     Where a scale such as 1/sqrt(head_dim) was compensated in the weights, a tensor (or a piece of it, as in
     a fused qkv) is the original times one positive factor.
     """
-    before, after, masks = named_tensors(original), named_tensors(pruned), plan.masks()
+    before, after = named_tensors(original), named_tensors(pruned)
     rescaled = []
     for name, tensor in before.items():
-        expected = take(tensor, plan.indices(name)) if name in masks else tensor
+        expected = take(tensor, plan.indices(name))
         got = after[name]
         assert expected.shape == got.shape, name
         if torch.equal(expected, got):

@@ -190,8 +190,8 @@ class PermutedByBuffer(nn.Module):
 
 @micro(
     "permuted_by_buffer",
-    halved={"head.weight": 0, "after.weight": 1},
-    whole={"stem.weight": 0, "head.weight": 1},
+    halved={"head.weight": (0, 1), "after.weight": 1},
+    whole={"stem.weight": 0},
     frozen="index",
     slack=1,
 )
@@ -320,6 +320,7 @@ class RollChannels(nn.Module):
     halved={"stem.weight": 0, "head.weight": 1, "mid.weight": 0},
     frozen="roll|shift",
     either=True,
+    slack=1,
 )
 def roll_channels() -> Built:
     """Rolling is concat(tail, head): prunable only if the shift is cut with the tail."""

@@ -31,15 +31,19 @@ class NoRefinement(Exception):
 
 
 class Node:
-    """One axis term. Compare nodes by `find(a) is find(b)`, never by `==` on sizes."""
+    """One axis term. Compare nodes by `find(a) is find(b)`, never by `==` on sizes.
 
-    __slots__ = ("_parent", "children", "kind", "size", "uid")
+    `fixed` marks leaves already known to stay whole; it is a hint while tracing, not the last word.
+    """
+
+    __slots__ = ("_parent", "children", "fixed", "kind", "size", "uid")
     _uids = itertools.count()
 
     def __init__(self, size: int, kind: str = LEAF, children: tuple[Node, ...] = ()) -> None:
         self.size = size
         self.kind = kind
         self.children = children
+        self.fixed = False
         self._parent: Node | None = None
         self.uid = next(Node._uids)
 
@@ -142,8 +146,20 @@ def leaves(node: Node) -> Iterator[Node]:
         yield from leaves(child)
 
 
+def fix(node: Node) -> None:
+    """Mark the leaves of an axis as known to stay whole."""
+    for part in leaves(node):
+        part.fixed = True
+
+
+def is_fixed(node: Node) -> bool:
+    """Whether every leaf of an axis is known to stay whole; an axis of size one is."""
+    return all(part.fixed for part in leaves(node))
+
+
 def split_leaf(node: Node, cut_at: int) -> tuple[Node, Node]:
     left, right = leaf(cut_at), leaf(node.size - cut_at)
+    left.fixed, right.fixed = node.fixed, node.fixed
     node._parent = Node(node.size, CONCAT, (left, right))
     return left, right
 
@@ -228,6 +244,8 @@ class _Unifier:
             self._make_symmetric(a)
         else:
             a._parent = b
+            if a.fixed:
+                fix(b)
 
     def _make_symmetric(self, a: Node) -> None:
         """`a = rev(a)`: the second half is the first one read backwards."""

@@ -253,13 +253,17 @@ class ShapeMode(TorchFunctionMode):
             return math.prod(tracer.sized(tracer.value(args[0])), start=1)
         if name == "__len__":
             return args[0].shape[0]
-        if name in MACROS:
-            return self._macro(func, name, args, kwargs)
-        result = func(*_plain(args), **_plain(kwargs))
-        if not self.axis_mode.paused and (isinstance(result, Tensor) or isinstance(result, list | tuple)):
-            tracer.new_site()
-            handle(tracer, name, result, args, kwargs)
-        return result
+        tracer.deaf = True
+        try:
+            if name in MACROS:
+                return self._macro(func, name, args, kwargs)
+            result = func(*_plain(args), **_plain(kwargs))
+            if not self.axis_mode.paused and isinstance(result, Tensor | list | tuple):
+                tracer.new_site()
+                handle(tracer, name, result, args, kwargs)
+            return result
+        finally:
+            tracer.deaf = False
 
     def _macro(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         self.axis_mode.paused = True
@@ -295,16 +299,17 @@ def _plain(item: Any) -> Any:
 
 
 @contextmanager
-def _inlined_composites() -> Iterator[None]:
+def _inlined_composites(axis_mode: AxisMode) -> Iterator[None]:
     """Let the body of `torch.nn.functional` composites run under the function mode.
 
     They hand themselves over whole to a function mode; here they are told that there is none, so that
-    the calls inside them are seen one by one. `math.sqrt` keeps track of sizes meanwhile.
+    the calls inside them are seen one by one. `math.sqrt`, and `float` in that module, keep track of
+    sizes meanwhile.
     """
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
     def asks(*_: Any) -> bool:
-        return sys._getframe(1).f_code.co_name in MACROS
+        return not axis_mode.paused and sys._getframe(1).f_code.co_name in MACROS
 
     saved = {name: getattr(F, name) for name in names}
     plain_sqrt = math.sqrt
@@ -312,9 +317,11 @@ def _inlined_composites() -> Iterator[None]:
         for name in names:
             setattr(F, name, asks)
         math.sqrt = sizes.sqrt
+        F.float = sizes.tracked_float  # type: ignore[attr-defined]
         yield
     finally:
         math.sqrt = plain_sqrt
+        del F.float  # type: ignore[attr-defined]
         for name, function in saved.items():
             setattr(F, name, function)
 
@@ -417,7 +424,7 @@ def run(
         stack.enter_context(mode(model, training))
         stack.enter_context(swapped(model, replacements))
         stack.enter_context(tracked_attributes(model))
-        stack.enter_context(_inlined_composites())
+        stack.enter_context(_inlined_composites(axis_mode))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         sizes.set_recorder(tracer.recorder)
         stack.callback(sizes.set_recorder, None)

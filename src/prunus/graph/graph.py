@@ -74,7 +74,7 @@ class Graph:
         self.contracted = {item for item in tracer.contracted if item is not None}
         self.shapes = {item.name: tuple(item.tensor.shape) for item in held}
         self.aliases = {slot.name: item.name for item in held for slot in item.slots}
-        self.module_names = dict(model.named_modules())
+        self.module_names = dict(model.named_modules(remove_duplicate=False))
         members = self._members()
         frozen = self._frozen(tracer, members)
         self.constraints: Constraints = solve(tracer.equations, frozen)

@@ -375,6 +375,7 @@ def _mod(a: int, b: int) -> SizeInt:
     return opaque(x % y, a, b)
 
 
+_plain_sqrt = math.sqrt
 _FLOAT_OPS: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -511,4 +512,16 @@ def value_at(value: Any, value_of: Callable[[Any], int]) -> float:
 
 def sqrt(value: Any) -> Any:
     """`math.sqrt` that keeps track of sizes."""
-    return SizeFloat.combine("sqrt", value) if isinstance(value, SizeInt | SizeFloat) else math.sqrt(value)
+    return SizeFloat.combine("sqrt", value) if isinstance(value, SizeInt | SizeFloat) else _plain_sqrt(value)
+
+
+class _FloatType(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, float)
+
+
+class tracked_float(metaclass=_FloatType):
+    """`float` that keeps track of sizes; still good for `isinstance`."""
+
+    def __new__(cls, value: Any = 0.0) -> Any:
+        return SizeFloat.combine("mul", value, 1.0) if isinstance(value, SizeInt | SizeFloat) else float(value)

@@ -54,7 +54,7 @@ def held_tensors(model: nn.Module) -> list[Held]:
             by_kind[slot.kind].append(held)
         held.slots.append(slot)
 
-    modules = list(model.named_modules())
+    modules = list(model.named_modules(remove_duplicate=False))
     for name, module in modules:
         for key, value in module._parameters.items():
             add(value, Slot(name, key, "parameter"))
@@ -78,7 +78,7 @@ def space_of(module: nn.Module, kind: str) -> dict[str, Any]:
 def swapped(model: nn.Module, replacements: list[tuple[Held, Tensor]]) -> Iterator[None]:
     """Put other tensors in the model's slots for a while."""
     undo: list[tuple[dict[str, Any], str, Any]] = []
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     try:
         for held, tensor in replacements:
             for slot in held.slots:
@@ -94,7 +94,7 @@ def swapped(model: nn.Module, replacements: list[tuple[Held, Tensor]]) -> Iterat
 @contextmanager
 def mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Set train or eval mode by flag alone (no `train()` overrides run) and put each module's flag back."""
-    saved = [(module, module.training) for module in model.modules()]
+    saved = [(module, module.training) for module in model.modules() if "training" in module.__dict__]
     try:
         for module, _ in saved:
             module.__dict__["training"] = training

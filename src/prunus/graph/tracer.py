@@ -50,6 +50,7 @@ class Tracer:
         self.recorder = Recorder(on_equality=self._compared, on_escape=self._escaped)
         self._versions: dict[int, int] = {}
         self._site: Site | None = None
+        self.deaf = False
         self._keep: list[Any] = []
 
     # -- where we are -------------------------------------------------------------------------------
@@ -163,6 +164,7 @@ class Tracer:
         node = find(node)
         if node.size > 1:
             self.frozen.append((node, Reason(text, self.site())))
+            ax.fix(node)
 
     def approximates(self, node: Node, text: str) -> None:
         node = find(node)
@@ -224,7 +226,7 @@ class Tracer:
             self.scales.append(Scale(value, number, power, self.site()))
 
     def _compared(self, left: Poly, right: Poly) -> None:
-        if left.terms != right.terms:
+        if not self.deaf and left.terms != right.terms:
             self.new_site()
             self.equations.append(Equation(left, right, self.site(), "a comparison"))
 

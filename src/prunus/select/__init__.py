@@ -16,13 +16,14 @@ from ..importance import scores
 from ..plan import Plan
 from .budget import Budget, BudgetSolver, Kept
 from .groups import Group, choose_groups, round_groups
+from .ranking import ranked_by_budget, ranked_by_ratio
 
 NOMINAL = 0.5
 """The ratio that decides which factor of a product moves when only a budget is given."""
 
 LOCAL_STEPS = 4096
 
-SCOPES = ("local", "global")
+SCOPES = ("local", "global", "isomorphic")
 
 
 def check_ratio(value: Any, what: str = "ratio") -> float:
@@ -53,11 +54,11 @@ def make_plan(
     nodes = [node for group in groups for node in group.nodes]
     ranked = scores(graph, nodes, importance, seed) if nodes else {}
     if budget is None:
-        kept = _by_ratio(groups, ranked) if scope == "local" else _global(graph, groups, ranked, None)
+        kept = _by_ratio(groups) if scope == "local" else ranked_by_ratio(graph, groups, ranked, scope)
     elif scope == "local":
         kept = _local_budget(graph, groups, budget)
     else:
-        kept = _global(graph, groups, ranked, budget)
+        kept = ranked_by_budget(graph, groups, ranked, scope, budget)
     chosen: dict[Node, Tensor] = {}
     for index, group in enumerate(groups):
         for node, count in group.counts(kept[index]).items():
@@ -109,7 +110,7 @@ def _check_moved(graph: Graph, ratio: Mapping[Any, float], wanted: Mapping[Node,
             )
 
 
-def _by_ratio(groups: list[Group], ranked: Mapping[Node, Tensor]) -> Kept:
+def _by_ratio(groups: list[Group]) -> Kept:
     return {
         index: group.nearest(group.units - math.floor(group.units * group.ratio + 1e-9))
         for index, group in enumerate(groups)
@@ -131,69 +132,6 @@ def _local_budget(graph: Graph, groups: list[Group], budget: Budget) -> Kept:
 
 def _floor_step(kept: int, group: Group) -> int:
     return group.units if kept >= group.units else kept // group.step * group.step
-
-
-def _removal_order(groups: list[Group], ranked: Mapping[Node, Tensor]) -> list[int]:
-    """One ranking of all groups' steps, least important first, each scaled by its axis' mean.
-
-    The i-th entry is the group that loses a step in the i-th place.
-    """
-    keys: list[tuple[float, int, int]] = []
-    for index, group in enumerate(groups):
-        total = torch.zeros(group.units, dtype=torch.float64)
-        for node in group.nodes:
-            ordered = ranked[node].sort().values
-            mean = ordered.mean()
-            total += (ordered / mean if mean > 0 else ordered).reshape(group.units, -1).mean(1)
-        steps = _steps(group)
-        position = 0
-        for number, size in enumerate(steps):
-            worth = float(total[position : position + size].mean()) / len(group.nodes)
-            keys.append((worth, number, index))
-            position += size
-    return [index for _, _, index in sorted(keys)]
-
-
-def _steps(group: Group) -> list[int]:
-    """Units lost at each removal step of a group, down to its smallest size."""
-    out = []
-    kept = group.units
-    while (lower := group.below(kept)) < kept:
-        out.append(kept - lower)
-        kept = lower
-    return out
-
-
-def _global(graph: Graph, groups: list[Group], ranked: Mapping[Node, Tensor], budget: Budget | None) -> Kept:
-    order = _removal_order(groups, ranked)
-    ladders = [[group.units] for group in groups]
-    for group, ladder in zip(groups, ladders, strict=True):
-        for lost in _steps(group):
-            ladder.append(ladder[-1] - lost)
-
-    def kept_after(step: int) -> Kept:
-        taken = [0] * len(groups)
-        for index in order[:step]:
-            taken[index] += 1
-        return {index: ladders[index][count] for index, count in enumerate(taken)}
-
-    if budget is not None:
-        return BudgetSolver(graph, groups, budget).search(len(order), kept_after)
-    whole = sum(node.size for group in groups for node in group.nodes)
-    aim = sum(group.ratio * node.size for group in groups for node in group.nodes)
-    removed, step = 0.0, 0
-    taken = [0] * len(groups)
-    while step < len(order):
-        group = groups[order[step]]
-        count = taken[order[step]]
-        ladder = ladders[order[step]]
-        lost = (ladder[count] - ladder[count + 1]) * sum(node.size for node in group.nodes) / group.units
-        if removed + lost > aim + 1e-9 or removed >= whole:
-            break
-        removed += lost
-        taken[order[step]] += 1
-        step += 1
-    return kept_after(step)
 
 
 __all__ = ["Budget", "make_plan"]

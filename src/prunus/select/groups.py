@@ -84,11 +84,18 @@ class _Chooser:
                             self.conflicts[a].add(b)
                             self.conflicts[b].add(a)
 
-    def _key(self, node: Node) -> tuple[bool, bool, float, int, int]:
+    def _key(self, node: Node) -> tuple[bool, bool, bool, float, int, int]:
         ratio = self.wanted[node]
         kept = node.size - math.floor(node.size * ratio + 1e-9)
         miss = abs(kept / node.size - (1 - ratio))
-        return (node not in self.both, node in self.poor, round(miss, 1), -self.coverage[node], self.position[node])
+        return (
+            node not in self.both,
+            node in self.poor,
+            node in self.graph.approximate,
+            round(miss, 1),
+            -self.coverage[node],
+            self.position.get(node, 0),
+        )
 
     def choose(self) -> list[Group]:
         """Groups of moving axes; tried again with other factors where one turned out too coarse."""

@@ -20,7 +20,7 @@ Region = list[Tensor | None]
 """For each dimension the positions that are meant (bool), None for all."""
 
 _IDENTITY = frozenset(
-    "clone _to_copy alias detach contiguous lift_fresh dropout neg view_as_complex view_as_real".split()
+    "clone _to_copy alias detach contiguous lift_fresh dropout neg".split()
 )
 
 
@@ -142,6 +142,10 @@ def _walk(value: Value, region: Region, walk: Walk) -> None:
     elif name in ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"):
         source = op.inputs()[0]
         _walk(source, _through_view(op, source, value, region), walk)
+    elif name == "view_as_complex":
+        _walk(op.inputs()[0], [*region, None], walk)
+    elif name == "view_as_real" and region[-1] is None:
+        _walk(op.inputs()[0], region[:-1], walk)
     elif name in ("t", "transpose", "permute"):
         _walk(op.inputs()[0], _permuted(op, region), walk)
     elif name == "expand":

@@ -86,7 +86,8 @@ def _described_rnn(module: nn.RNNBase) -> Iterator[tuple[str, int]]:
 
 
 def _described_attention(module: nn.MultiheadAttention) -> Iterator[tuple[str, int]]:
-    width = module.out_proj.weight.shape[0]
+    query = module.in_proj_weight if module._qkv_same_embed_dim else module.q_proj_weight
+    width = query.shape[1]
     yield "embed_dim", width
     if module._qkv_same_embed_dim:
         yield "kdim", width
@@ -99,10 +100,11 @@ def _described_attention(module: nn.MultiheadAttention) -> Iterator[tuple[str, i
 
 def repair_described(operation: Operation, plan: Plan) -> None:
     """`in_features`, `num_channels` and so on of torch's layers, from the tensors they now hold."""
+    used = {(a.owner, a.path) for a in plan.graph.constraints.solutions}
     with mode(operation.model, False):
         for name, module in operation.model.named_modules():
             for key, value in _described(module):
-                if type(module.__dict__.get(key)) is int:
+                if type(module.__dict__.get(key)) is int and (name, (key,)) not in used:
                     operation.set(name, (key,), int(value))
 
 

@@ -103,6 +103,16 @@ def split(tracer: Tracer, call: Call) -> Any:
     return out
 
 
+@rule("glu")
+def glu(tracer: Tracer, call: Call) -> Any:
+    """`a * sigmoid(b)` of the two halves of a dimension: zero where a is."""
+    value: Value = call["self"]
+    dim = int(call.get("dim", -1)) % len(value.axes)
+    half = value.axes[dim].size // 2
+    a, b = piece(value, dim, 0, half), piece(value, dim, half, 2 * half)
+    return _replaced(tracer, value, dim, tracer.unify(a, b, "glu"))
+
+
 @rule("unbind", "unbind_copy")
 def unbind(tracer: Tracer, call: Call) -> Any:
     value: Value = call["self"]

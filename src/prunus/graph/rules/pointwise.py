@@ -65,6 +65,8 @@ def _keeps_zero(name: str, tensors: int, numbers: list[Any], args: dict[str, Any
         low_ok = low is None or (isinstance(low, int | float) and low <= 0)
         high_ok = high is None or (isinstance(high, int | float) and high >= 0)
         return "first" if low_ok and high_ok else "never"
+    if name in ("gt", "lt", "ne") and tensors == 1:
+        return "all" if all(number == 0 for number in numbers) else "never"
     if name in KEEP_ZERO or name + "_" in KEEP_ZERO:
         return "all" if tensors == 1 else "first"
     return "never"
@@ -190,7 +192,10 @@ def view_as_real(tracer: Tracer, call: Call) -> Any:
     return [*value.axes, pair], [*tracer.zero_of(value), True]
 
 
-@rule("polar", "complex", "bucketize", "isin", "is_same_size", "_foreach_add")
+rule("polar", "complex")(pointwise)
+
+
+@rule("bucketize", "isin")
 def like_first(tracer: Tracer, call: Call) -> Any:
     value = call.values[0]
     return value.axes, [False] * len(value.axes)

@@ -32,7 +32,7 @@ def drop(tracer: Tracer, call: Call, value: Value, dims: list[int], keeps_zero: 
     return [(nodes, zero)] * len(call.outs)
 
 
-@rule("sum", "nansum", "linalg_vector_norm", "norm", "count_nonzero")
+@rule("sum", "nansum", "linalg_vector_norm", "norm", "count_nonzero", "any")
 def sum_(tracer: Tracer, call: Call) -> Any:
     value = call.values[0]
     dims = reduced_dims(call, len(value.axes))
@@ -45,7 +45,7 @@ def sum_(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(
-    "mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "prod", "logsumexp", "any", "all",
+    "mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "prod", "logsumexp", "all",
     "aminmax", "nanmean", "_logcumsumexp",
 )  # fmt: skip
 def statistic(tracer: Tracer, call: Call) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..axes import ONE, Node, leaf, product, reshape_groups
+from ..axes import ONE, Node, is_fixed, leaf, product, reshape_groups
 from ..tracer import Call, Tracer
 from ..values import Value
 from . import rule
@@ -23,7 +23,7 @@ def view(tracer: Tracer, call: Call) -> Any:
         return value.axes, [False] * len(value.axes)
     zero = [True] * len(sizes)
     for group, targets in reshape_groups([node.size for node in value.axes], sizes):
-        held = all(flags[i] for i in group if value.axes[i].size > 1)
+        held = all(flags[i] or is_fixed(value.axes[i]) for i in group)
         for target in targets:
             zero[target] = held
     return tracer.regroup(list(value.axes), sizes, "a reshape"), zero
