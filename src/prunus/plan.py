@@ -161,6 +161,7 @@ class Plan:
         tensors = self._check(model)
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        _check_optimizer(optimizer, tensors)
         operation = Operation(model, optimizer)
         try:
             for targets, factor in self._scaling[0]:
@@ -243,6 +244,16 @@ class Plan:
         )
 
     __repr__ = __str__
+
+
+def _check_optimizer(optimizer: Optimizer | None, tensors: Mapping[str, Tensor]) -> None:
+    if optimizer is None:
+        return
+    own = {id(tensor) for tensor in tensors.values()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise PlanError(
+            "the optimizer holds none of this model's parameters: pass the one that was built on model.parameters()"
+        )
 
 
 def _mask(region: Region, tensor: Tensor) -> Tensor:

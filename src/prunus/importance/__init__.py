@@ -48,7 +48,7 @@ class Scoring:
                 totals[node] += scores
 
         for name, tensor in self.parameters().items():
-            values = entries(name, tensor.detach())
+            values = entries(name, _wide(tensor.detach()))
             for dim, node in enumerate(self.graph.values[name].axes):
                 if self._wanted.isdisjoint(self.graph.terms.leaves(node)):
                     continue
@@ -56,6 +56,11 @@ class Scoring:
                 summed = values.sum(others, dtype=torch.float64) if others else values.double()
                 self.graph.terms.project(node, summed.cpu(), add)
         return totals
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Half precision overflows when squared; float32 and wider are taken as they are."""
+    return tensor.float() if tensor.dtype.itemsize < 4 and not tensor.is_complex() else tensor
 
 
 def register(name: str) -> Callable[[Importance], Importance]:

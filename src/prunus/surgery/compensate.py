@@ -128,9 +128,7 @@ def _walk(value: Value, region: Region, walk: Walk) -> None:
         if value.origin == () or not value.dtype.is_floating_point:
             raise NoWay
         old = walk.targets.get(value.name)
-        if old is not None and not _same(old, region):
-            raise NoWay
-        walk.targets[value.name] = region
+        walk.targets[value.name] = region if old is None else _union(old, region)
         return
     op = value.producer
     if op is None:
@@ -169,11 +167,19 @@ def _walk(value: Value, region: Region, walk: Walk) -> None:
         raise NoWay
 
 
-def _same(a: Region, b: Region) -> bool:
-    return all(
-        (x is None and y is None) or (x is not None and y is not None and bool((x == y).all()))
-        for x, y in zip(a, b, strict=True)
-    )
+def _union(a: Region, b: Region) -> Region:
+    """Both regions; each reader reads nothing outside its own, so scaling the other does not reach it."""
+    out: Region = [x if x is None else None if y is None else x | y for x, y in zip(a, b, strict=True)]
+    grown = [d for d, (x, y) in enumerate(zip(a, b, strict=True)) if not _same(x, y)]
+    if len(grown) > 1:
+        raise NoWay
+    return out
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return bool((a == b).all())
 
 
 def _permuted(op: Op, region: Region) -> Region:

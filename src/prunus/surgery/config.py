@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .operation import Operation, Path
+from .repair import sub_sizes
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -93,11 +94,9 @@ def _size_changes(plan: Plan) -> dict[int, set[int]]:
         if item.kind != "parameter":
             continue
         for node in graph.values[item.name].axes:
-            new = graph.terms.size(node, plan.counts, memo)
-            if new != node.size:
-                changes.setdefault(node.size, set()).add(new)
-    for node, count in plan.counts.items():
-        changes.setdefault(node.size, set()).add(count)
+            for old, new in {(node.size, graph.terms.size(node, plan.counts, memo)), *sub_sizes(plan, node, memo)}:
+                if old != new:
+                    changes.setdefault(old, set()).add(new)
     return changes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -73,6 +73,9 @@ def _described(module: nn.Module) -> Iterator[tuple[str, int]]:
         yield "num_parameters", module.weight.shape[0]
     elif isinstance(module, nn.RNNBase):
         yield from _described_rnn(module)
+    elif isinstance(module, nn.RNNCellBase):
+        yield "input_size", module.weight_ih.shape[1]
+        yield "hidden_size", module.weight_hh.shape[1]
     elif isinstance(module, nn.MultiheadAttention):
         yield from _described_attention(module)
 
@@ -140,8 +143,7 @@ def _changes_below(plan: Plan) -> dict[str, dict[tuple[str, int], set[int]]]:
         pairs: set[tuple[str, int, int]] = set()
         for node in graph.values[first].axes:
             pairs.add(("dim", node.size, graph.terms.size(node, plan.counts, memo)))
-            for leaf in graph.terms.leaves(node):
-                pairs.add(("axis", leaf.size, plan.counts.get(leaf, leaf.size)))
+            pairs.update(("axis", old, new) for old, new in sub_sizes(plan, node, memo))
         owner = alias.rpartition(".")[0]
         while True:
             for kind, old, new in pairs:
@@ -150,6 +152,23 @@ def _changes_below(plan: Plan) -> dict[str, dict[tuple[str, int], set[int]]]:
                 break
             owner = owner.rpartition(".")[0]
     return tables
+
+
+def sub_sizes(plan: Plan, node: Node, memo: dict[Node, int]) -> set[tuple[int, int]]:
+    """Old and new sizes of the leaves of an axis and of the runs of factors inside it (heads = kv x rep)."""
+    terms = plan.graph.terms
+    out = {(leaf.size, plan.counts.get(leaf, leaf.size)) for leaf in terms.leaves(node)}
+    pending = [node]
+    while pending:
+        _, kind, parts = terms.parts(pending.pop())
+        pending.extend(parts)
+        if kind == "product":
+            for start in range(len(parts)):
+                old = new = 1
+                for part in parts[start:]:
+                    old, new = old * part.size, new * terms.size(part, plan.counts, memo)
+                    out.add((old, new))
+    return out
 
 
 def repair(operation: Operation, plan: Plan) -> None:
@@ -161,6 +180,3 @@ def repair(operation: Operation, plan: Plan) -> None:
     repair_by_size(operation, plan)
     repair_config(operation, plan)
 
-
-def any_attribute(value: Any) -> bool:
-    return type(value) is int

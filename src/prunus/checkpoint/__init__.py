@@ -1,0 +1,8 @@
+"""Checkpoints: a pruned model as safetensors and JSON, rebuilt from its original architecture."""
+
+from __future__ import annotations
+
+from .load import load
+from .save import save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,158 @@
+"""Tensor values in a safetensors file: what is written for each tensor, and how it is read back.
+
+Formats that safetensors does not know in all versions (complex numbers, some of the 8-bit floats) are
+written as their bytes. Values are always contiguous in the file; how they lay in memory is in the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .manifest import DTYPES, TensorRecord, is_dense
+
+_FILE_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+_KNOWN = frozenset(DTYPES.values())
+
+
+def record_of(name: str, kind: str, tensor: Tensor) -> TensorRecord:
+    """Describe a tensor.
+
+    Raises:
+        CheckpointError: it has no plain values: a meta, sparse, quantised or distributed tensor, or a lazy one.
+    """
+    problem = _problem(tensor)
+    if problem is not None:
+        raise CheckpointError(f"{kind} {name!r} cannot be saved: {problem}")
+    shape, stride = tuple(tensor.shape), tuple(tensor.stride())
+    if not tensor.numel() or stride == _contiguous(shape) or not is_dense(shape, stride):
+        return TensorRecord(kind, tensor.dtype, shape, None, tensor.requires_grad and tensor.is_leaf)
+    return TensorRecord(kind, tensor.dtype, shape, stride, tensor.requires_grad and tensor.is_leaf)
+
+
+def _problem(tensor: Tensor) -> str | None:
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        return "it is lazy and has no shape yet; run one forward pass first"
+    if tensor.device.type == "meta":
+        return "it is on the meta device and has no values; load or initialise the model first"
+    if tensor.is_quantized or tensor.dtype not in _KNOWN:
+        return f"its values are of the type {tensor.dtype}; save the model before quantising it"
+    if tensor.layout != torch.strided:
+        return f"its layout is {tensor.layout}; use .to_dense() first"
+    if hasattr(tensor, "__tensor_flatten__"):
+        return f"it is a {type(tensor).__name__}, not a plain tensor; gather or convert the model first"
+    return None
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride, step = [], 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(stride))
+
+
+def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file; those on the CPU are not copied if they are contiguous."""
+    seen: set[int] = set()
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        if plain.dtype not in _FILE_DTYPES:
+            plain = plain.reshape(-1).view(torch.uint8)
+        memory = plain.untyped_storage().data_ptr()
+        if memory in seen:
+            plain = plain.clone()
+        seen.add(memory)
+        out[name] = plain
+    save_file(out, path, metadata={"format": "pt"})
+
+
+class Reader:
+    """An open safetensors file whose header has been compared with the manifest."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def check(self, records: Mapping[str, TensorRecord]) -> None:
+        """Compare names, shapes and dtypes, before anything is read.
+
+        Raises:
+            CheckpointError: the file holds something else.
+        """
+        names = set(self._file.keys())
+        odd = sorted(names ^ records.keys())
+        if odd:
+            where = "the file" if odd[0] in names else "the manifest"
+            raise self._mismatch(f"tensor {odd[0]!r} is only in {where}")
+        for name, record in records.items():
+            header = self._file.get_slice(name)
+            found = (str(header.get_dtype()), tuple(header.get_shape()))
+            expected = _stored(record)
+            if found != expected:
+                raise self._mismatch(f"tensor {name!r} is {found[0]} {found[1]} there, the manifest says {expected[1]} "
+                                     f"of {record.dtype}")  # fmt: skip
+
+    def _mismatch(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self._path} does not fit its manifest: {what}; the files are of two checkpoints, or were changed: "
+            "save the model again, or use a backup"
+        )
+
+    def read(self, name: str, record: TensorRecord, device: torch.device) -> Tensor:
+        """The values of one tensor, in memory of its own."""
+        values: Tensor = self._file.get_tensor(name)
+        if record.dtype not in _FILE_DTYPES:
+            values = values.clone().view(record.dtype).reshape(record.shape)
+        stride = record.stride or _contiguous(record.shape)
+        return torch.empty_strided(record.shape, stride, dtype=record.dtype, device=device).copy_(values)
+
+
+def _stored(record: TensorRecord) -> tuple[str, tuple[int, ...]]:
+    if record.dtype in _FILE_DTYPES:
+        return _FILE_DTYPES[record.dtype], record.shape
+    count = record.dtype.itemsize
+    for size in record.shape:
+        count *= size
+    return "U8", (count,)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Reader]:
+    """Open a weights file, mapped into memory.
+
+    Raises:
+        CheckpointError: it is truncated or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield Reader(file, path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): copy the checkpoint again, save the model again, or use a backup"
+        ) from error
+
+
+def total_bytes(records: Iterable[TensorRecord]) -> int:
+    """What the tensors take in memory."""
+    total = 0
+    for record in records:
+        kind, shape = _stored(record)
+        size = 1 if kind == "U8" else record.dtype.itemsize
+        for count in shape:
+            size *= count
+        total += size
+    return total
