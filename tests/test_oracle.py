@@ -31,7 +31,7 @@ class HandMade:
     shapes: dict[str, torch.Size]
     kept: dict[str, dict[int, list[int]]]
     exact: bool = True
-    approximate_axes: list[str] = field(default_factory=list)
+    rescaled: dict[str, float] = field(default_factory=dict)
 
     def indices(self, name: str) -> tuple[Tensor, ...]:
         kept = self.kept.get(name, {})
@@ -145,6 +145,9 @@ def test_one_factor_on_a_whole_tensor_is_allowed_if_outputs_agree() -> None:
     with torch.no_grad():
         pruned[0].weight.mul_(2)
         pruned[1].weight.div_(2)
+    with pytest.raises(AssertionError, match=r"0\.weight has other values"):
+        check_pruned(model, pruned, plan, (x,), {}, 1e-10)
+    plan.rescaled = {"0.weight": 2.0, "1.weight": 0.5}
     check_pruned(model, pruned, plan, (x,), {}, 1e-10)
 
 
