@@ -68,6 +68,7 @@ class Graph:
         self.held = held
         self.values: dict[str, Value] = tracer.values
         self.ops = tracer.ops
+        self.outputs = tracer.outputs
         self.scales: list[Scale] = tracer.scales
         self.terms = Terms()
         self._ties = tracer.ties
@@ -78,6 +79,7 @@ class Graph:
         members = self._members()
         frozen = self._frozen(tracer, members)
         self.constraints: Constraints = solve(tracer.equations, frozen)
+        self.size_read = self._size_read(tracer)
         self.approximate = self._approximate(tracer)
         names = axis_names(members, self.contracted, self.values, self.terms)
         self.axes: list[Axis] = [
@@ -119,6 +121,13 @@ class Graph:
         for node, reason in tracer.approximate:
             for leaf in self.terms.leaves(node):
                 found.setdefault(leaf, reason)
+        for node, reason in self.size_read.items():
+            found.setdefault(node, reason)
+        return found
+
+    def _size_read(self, tracer: Tracer) -> dict[Node, Reason]:
+        """Axes whose size enters the computation as a number."""
+        found: dict[Node, Reason] = {}
         for poly, site in tracer.escapes:
             for leaf in self.constraints.leaves_of(poly):
                 for inner in self.terms.leaves(leaf):

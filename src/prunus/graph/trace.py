@@ -126,6 +126,7 @@ def _freeze_output(tracer: Tracer, output: Any) -> dict[str, tuple[int, ...]]:
     tracer.new_site()
     shapes: dict[str, tuple[int, ...]] = {}
     for path, tensor in output_tensors(output):
+        tracer.outputs.append(tracer.value(tensor))
         for node in tracer.value(tensor).axes:
             tracer.freeze(node, f"output {path!r}" if path else "output")
         shapes[path] = tuple(tensor.shape)

@@ -38,6 +38,7 @@ class Tracer:
     def __init__(self, module_names: dict[int, str]) -> None:
         self.module_names = module_names
         self.ops: list[Op] = []
+        self.outputs: list[Value] = []
         self.values: dict[str, Value] = {}
         self.frozen: list[tuple[Node, Reason]] = []
         self.approximate: list[tuple[Node, Reason]] = []
