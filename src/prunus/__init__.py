@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .api import prune
+from .checkpoint import load, save
 from .errors import PruningError
 from .graph.graph import Axis, Graph
 from .graph.trace import trace
@@ -11,4 +12,4 @@ from .select.budget import Budget
 
 __version__ = "0.1.0"
 
-__all__ = ["Axis", "Budget", "Graph", "Plan", "PruningError", "__version__", "prune", "trace"]
+__all__ = ["Axis", "Budget", "Graph", "Plan", "PruningError", "__version__", "load", "prune", "save", "trace"]

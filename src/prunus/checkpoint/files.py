@@ -39,7 +39,9 @@ def writable_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise CheckpointError(f"{path} cannot be a folder, there is a file of that name: choose another") from error
+        raise CheckpointError(
+            f"{path} cannot be a folder, there is a file of that name: choose another"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {path}: {error.strerror or error}") from error
     if not os.access(path, os.W_OK | os.X_OK):
@@ -58,7 +60,9 @@ def regular_file(folder: Path, name: str) -> Path:
         if not folder.is_dir():
             raise CheckpointError(f"there is no folder {folder}: give the folder that prunus.save wrote")
         if not os.path.lexists(path):
-            raise CheckpointError(f"{folder} has no {name}: it is no checkpoint, or an incomplete copy of one")
+            raise CheckpointError(
+                f"{folder} has no {name}: it is no checkpoint, or an incomplete copy of one"
+            )
         if path.resolve().parent != folder.resolve():
             raise CheckpointError(
                 f"{path} is a link that leads out of the checkpoint's folder: if you trust it, put a copy in its place"
@@ -82,7 +86,9 @@ def read_bounded(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     if len(content) > limit:
-        raise CheckpointError(f"{path} is larger than {limit:,} bytes, which no manifest is: the checkpoint is damaged")
+        raise CheckpointError(
+            f"{path} is larger than {limit:,} bytes, which no manifest is: the checkpoint is damaged"
+        )
     return content
 
 

@@ -36,7 +36,8 @@ def is_size(value: Any) -> bool:
 
 def _is_object(value: Any) -> bool:
     return (
-        isinstance(getattr(value, "__dict__", None), dict) and type(value).__module__.split(".")[0] not in _FOREIGN
+        isinstance(getattr(value, "__dict__", None), dict)
+        and type(value).__module__.split(".")[0] not in _FOREIGN
     )
 
 
@@ -133,7 +134,9 @@ def _copied(item: Any) -> Any:
 class _Rebuild:
     """Values with their integers replaced: the same value where nothing changes, otherwise a copy."""
 
-    def __init__(self, changed: Mapping[Key, int], copies: Mapping[int, Any], first: Mapping[int, Key]) -> None:
+    def __init__(
+        self, changed: Mapping[Key, int], copies: Mapping[int, Any], first: Mapping[int, Key]
+    ) -> None:
         self.changed = changed
         self.copies = copies
         self.first = first

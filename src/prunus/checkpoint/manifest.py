@@ -125,7 +125,11 @@ def _record_data(record: TensorRecord) -> dict[str, Any]:
 
 def _block(value: Any) -> str:
     if isinstance(value, dict) and value:
-        return "{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in value.items()) + "\n}"
+        return (
+            "{\n"
+            + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in value.items())
+            + "\n}"
+        )
     if isinstance(value, list) and value:
         return "[\n" + ",\n".join(f"  {json.dumps(item, allow_nan=False)}" for item in value) + "\n]"
     return json.dumps(value, allow_nan=False)
@@ -175,8 +179,19 @@ def parse(content: bytes) -> Manifest:
     return manifest
 
 
+def is_foreign(content: bytes) -> bool:
+    """Whether this is a sound JSON document of something else."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return not isinstance(data, dict) or data.get("format") != FORMAT
+
+
 def _refuse(what: str) -> NoReturn:
-    raise CheckpointError(f"{NAME} is damaged or was changed by hand: {what}; save the model again, or use a backup")
+    raise CheckpointError(
+        f"{NAME} is damaged or was changed by hand: {what}; save the model again, or use a backup"
+    )
 
 
 def _shown(value: Any) -> str:
@@ -199,7 +214,9 @@ def _json(content: bytes) -> Any:
         return data
 
     try:
-        data = json.loads(content.decode(), parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique)
+        data = json.loads(
+            content.decode(), parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique
+        )
     except RecursionError:
         _refuse("it is nested too deeply")
     except ValueError as error:
@@ -212,7 +229,11 @@ def _json(content: bytes) -> Any:
 def _is_deep(data: Any) -> bool:
     level = [data]
     for _ in range(MAX_DEPTH):
-        parts = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        parts = [
+            item.values() if isinstance(item, dict) else item
+            for item in level
+            if isinstance(item, (dict, list))
+        ]
         level = [inner for part in parts for inner in part]
     return bool(level)
 

@@ -6,7 +6,7 @@ written as their bytes. Values are always contiguous in the file; how they lay i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ def record_of(name: str, kind: str, tensor: Tensor) -> TensorRecord:
     if problem is not None:
         raise CheckpointError(f"{kind} {name!r} cannot be saved: {problem}")
     shape, stride = tuple(tensor.shape), tuple(tensor.stride())
-    if not tensor.numel() or stride == _contiguous(shape) or not is_dense(shape, stride):
-        return TensorRecord(kind, tensor.dtype, shape, None, tensor.requires_grad and tensor.is_leaf)
-    return TensorRecord(kind, tensor.dtype, shape, stride, tensor.requires_grad and tensor.is_leaf)
+    special = tensor.numel() > 0 and stride != _contiguous(shape) and is_dense(shape, stride)
+    requires_grad = tensor.requires_grad and tensor.is_leaf
+    return TensorRecord(kind, tensor.dtype, shape, stride if special else None, requires_grad)
 
 
 def _problem(tensor: Tensor) -> str | None:
@@ -144,15 +144,3 @@ def opened(path: Path) -> Iterator[Reader]:
         raise CheckpointError(
             f"{path} is damaged ({error}): copy the checkpoint again, save the model again, or use a backup"
         ) from error
-
-
-def total_bytes(records: Iterable[TensorRecord]) -> int:
-    """What the tensors take in memory."""
-    total = 0
-    for record in records:
-        kind, shape = _stored(record)
-        size = 1 if kind == "U8" else record.dtype.itemsize
-        for count in shape:
-            size *= count
-        total += size
-    return total

@@ -14,6 +14,7 @@ from .axes import Node, leaves, settle
 from .constraints import Constraints, solve
 from .cost import CostModel, Costs
 from .names import axis_names
+from .sizes import Attribute, Opaque, sources_of
 from .state import Held
 from .terms import Terms
 from .tracer import Tracer
@@ -79,6 +80,7 @@ class Graph:
         members = self._members()
         frozen = self._frozen(tracer, members)
         self.constraints: Constraints = solve(tracer.equations, frozen)
+        self.used_attributes = _used_attributes(tracer)
         self.size_read = self._size_read(tracer)
         self.approximate = self._approximate(tracer)
         names = axis_names(members, self.contracted, self.values, self.terms)
@@ -262,6 +264,22 @@ class Graph:
 
     def tensors(self) -> dict[str, Tensor]:
         return {item.name: item.tensor for item in self.held}
+
+
+def _used_attributes(tracer: Tracer) -> set[tuple[str, tuple[str | int, ...]]]:
+    """Integers of modules that the forward pass did something with."""
+    polys = [poly for equation in tracer.equations for poly in (equation.left, equation.right)]
+    polys += [poly for poly, _ in tracer.escapes]
+    polys += [poly for scale in tracer.scales for poly in sources_of(scale.number)]
+    found: set[tuple[str, tuple[str | int, ...]]] = set()
+    pending = [variable for poly in polys for variable in poly.variables()]
+    while pending:
+        variable = pending.pop()
+        if isinstance(variable, Attribute):
+            found.add((variable.owner, variable.path))
+        elif isinstance(variable, Opaque):
+            pending.extend(variable.depends)
+    return found
 
 
 def _listed(ignore: Any) -> Sequence[Any]:

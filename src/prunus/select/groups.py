@@ -182,8 +182,10 @@ class _Chooser:
         for attribute, poly in self.graph.constraints.solutions.items():
             moved = {id(owner[v]): owner[v] for v in poly.variables() if v in owner}
             for group in moved.values():
-                need = group.units // math.gcd(group.units, attribute.value)
-                group.step = math.lcm(group.step, min(need, group.units))
+                inside = set(group.nodes)
+                degrees = {sum(power for v, power in key if v in inside) for key in poly.terms}
+                if degrees != {0}:
+                    group.step = math.lcm(group.step, group.units // math.gcd(group.units, attribute.value))
 
 
 def choose_groups(graph: Graph, wanted: Mapping[Node, float], both: set[Node]) -> list[Group]:

@@ -120,7 +120,7 @@ def repair_by_size(operation: Operation, plan: Plan) -> None:
     An attribute with a size-like name follows if every dimension, or axis, of its old size below its
     module has come to the same new size.
     """
-    used = {(a.owner, a.path) for a in plan.graph.constraints.solutions}
+    used = plan.graph.used_attributes
     changes = _changes_below(plan)
     for name, module in operation.model.named_modules():
         table = changes.get(name)

@@ -40,6 +40,10 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
     nodes = list(x.axes)
     if len(nodes) > 1:
         _affine(tracer, nodes, [1], members, "batch norm")
+    if call.get("training", call.get("train", False)) or call.get("running_mean") is None:
+        for d, node in enumerate(nodes):
+            if d != 1:
+                tracer.approximates(node, "batch norm takes its statistics over it")
     zero = _zero(tracer, x, [1], call.get("weight"), call.get("bias"))
     rest = [
         ([nodes[1]] if len(out.shape) == 1 and out.shape[0] == nodes[1].size else [leaf(s) for s in out.shape])

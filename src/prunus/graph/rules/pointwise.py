@@ -192,7 +192,10 @@ def view_as_real(tracer: Tracer, call: Call) -> Any:
     return [*value.axes, pair], [*tracer.zero_of(value), True]
 
 
-rule("polar", "complex")(pointwise)
+rule(
+    "polar", "complex", "hardswish", "hardswish_", "log_sigmoid_forward", "special_logit", "where", "rsub",
+    "masked_fill", "masked_fill_", "__and__", "__or__", "__xor__", "dist",
+)(pointwise)  # fmt: skip
 
 
 @rule("bucketize", "isin")
