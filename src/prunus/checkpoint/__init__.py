@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .load import load
-from .save import save
+from .loading import load
+from .saving import save
 
 __all__ = ["load", "save"]

@@ -19,11 +19,11 @@ from ..errors import ArgumentTypeError, CheckpointError
 from ..graph.state import held_tensors
 
 
-class _Created(TorchDispatchMode):  # type: ignore[misc]
+class _Created(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers every tensor that is made on the meta device, for as long as it lives."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._made: list[weakref.ref[Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,8 +52,8 @@ def build(factory: Callable[[], Any]) -> nn.Module:
             built = factory()
     except Exception as error:
         raise CheckpointError(
-            f"{_name(factory)}() fails ({type(error).__name__}: {error}): pass a callable that builds the original "
-            "model without arguments, e.g. lambda: MyModel(depth=12)"
+            f"{_name(factory)}() fails ({type(error).__name__}: {error}): pass a callable that builds the "
+            "original model without arguments, e.g. lambda: MyModel(depth=12)"
         ) from error
     if not isinstance(built, nn.Module):
         raise ArgumentTypeError(

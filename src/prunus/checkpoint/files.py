@@ -65,7 +65,8 @@ def regular_file(folder: Path, name: str) -> Path:
             )
         if path.resolve().parent != folder.resolve():
             raise CheckpointError(
-                f"{path} is a link that leads out of the checkpoint's folder: if you trust it, put a copy in its place"
+                f"{path} is a link that leads out of the checkpoint's folder: if you trust it, put a copy of "
+                "the file in its place"
             )
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path} is not an ordinary file: the checkpoint is damaged")
@@ -148,7 +149,7 @@ class Writer:
         return final.name, size, digest
 
     def commit(self, name: str, content: str, previous: str | None) -> None:
-        """Put the manifest in place, which makes the new checkpoint the valid one, then drop the old weights."""
+        """Put the manifest in place, which makes the new checkpoint valid, and drop the old weights."""
         path = self._write(lambda temporary: _write_text(temporary, content))
         _flush(self.folder)
         os.replace(path, self.folder / name)

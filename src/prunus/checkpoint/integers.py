@@ -35,10 +35,8 @@ def is_size(value: Any) -> bool:
 
 
 def _is_object(value: Any) -> bool:
-    return (
-        isinstance(getattr(value, "__dict__", None), dict)
-        and type(value).__module__.split(".")[0] not in _FOREIGN
-    )
+    space: Any = getattr(value, "__dict__", None)
+    return isinstance(space, dict) and type(value).__module__.split(".")[0] not in _FOREIGN
 
 
 class Integers:

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from ..errors import CheckpointError
 from ..graph.attributes import _SKIPPED
@@ -52,9 +53,8 @@ class Matcher:
             if name not in here:
                 self.refuse(f"it has a module {name!r} ({kind}), this model has none of that name")
             if type(here[name]).__name__ != kind:
-                self.refuse(
-                    f"{f'module {name!r}' if name else 'the model'} is a {kind} there, a {type(here[name]).__name__} here"
-                )
+                where = f"module {name!r}" if name else "the model"
+                self.refuse(f"{where} is a {kind} there, a {type(here[name]).__name__} here")
         extra = sorted(here.keys() - saved.keys())
         if extra:
             self.refuse(f"module {extra[0]!r} ({type(here[extra[0]]).__name__}) is not in it")
@@ -86,14 +86,14 @@ class Matcher:
         return out
 
     def _new_place(self, name: str, record: TensorRecord) -> Place:
-        """A place that is empty in the model as built: for caches and the like, which a forward pass fills."""
+        """A place that is empty in the model as built: for a cache, say, which a forward pass fills."""
         owner, _, key = name.rpartition(".")
         module = self.structure.modules.get(owner)
         if module is not None and record.kind == "buffer" and module._buffers.get(key, "") is None:
             return Place(name, "buffer", module._buffers, key, None)
-        if module is not None and record.kind == "attribute" and _is_free(module, key):
-            return Place(name, "attribute", module.__dict__, key, None)
-        self.refuse(f"it has a {record.kind} {name!r}, this model does not")
+        if module is None or record.kind != "attribute" or not _is_free(module, key):
+            self.refuse(f"it has a {record.kind} {name!r}, this model does not")
+        return Place(name, "attribute", module.__dict__, key, None)
 
     def _check_kind(self, place: Place, first: Place, record: TensorRecord) -> None:
         if place is first and place.kind != record.kind:
@@ -108,7 +108,7 @@ class Matcher:
             return
         if _category(record.dtype) != _category(tensor.dtype):
             self.refuse(f"{record.kind} {name!r} is {record.dtype} there, {tensor.dtype} here")
-        if record.kind != "parameter" or isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if record.kind != "parameter" or isinstance(tensor, UninitializedParameter):
             return
         shape = tuple(tensor.shape)
         if len(shape) != len(record.shape) or any(a > b for a, b in zip(record.shape, shape, strict=True)):

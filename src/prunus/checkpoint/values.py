@@ -15,14 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ..errors import CheckpointError
 from .manifest import DTYPES, TensorRecord, is_dense
 
 _FILE_DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
 _KNOWN = frozenset(DTYPES.values())
 
@@ -31,7 +32,7 @@ def record_of(name: str, kind: str, tensor: Tensor) -> TensorRecord:
     """Describe a tensor.
 
     Raises:
-        CheckpointError: it has no plain values: a meta, sparse, quantised or distributed tensor, or a lazy one.
+        CheckpointError: it has no plain values: it is meta, sparse, quantised, distributed or lazy.
     """
     problem = _problem(tensor)
     if problem is not None:
@@ -43,7 +44,7 @@ def record_of(name: str, kind: str, tensor: Tensor) -> TensorRecord:
 
 
 def _problem(tensor: Tensor) -> str | None:
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
         return "it is lazy and has no shape yet; run one forward pass first"
     if tensor.device.type == "meta":
         return "it is on the meta device and has no values; load or initialise the model first"
@@ -103,13 +104,12 @@ class Reader:
             found = (str(header.get_dtype()), tuple(header.get_shape()))
             expected = _stored(record)
             if found != expected:
-                raise self._mismatch(f"tensor {name!r} is {found[0]} {found[1]} there, the manifest says {expected[1]} "
-                                     f"of {record.dtype}")  # fmt: skip
+                raise self._mismatch(f"tensor {name!r} is {found} in one and {expected} in the other")
 
     def _mismatch(self, what: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._path} does not fit its manifest: {what}; the files are of two checkpoints, or were changed: "
-            "save the model again, or use a backup"
+            f"{self._path} does not fit its manifest: {what}; one of the files was changed, or is of another "
+            "checkpoint: save the model again, or use a backup"
         )
 
     def read(self, name: str, record: TensorRecord, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from .fill import Changes, fill
 from .integers import Integers
 from .manifest import Manifest
 from .match import Assignment, Matcher
+from .parsing import parse
 from .structure import Structure, is_compiled, structure_of, unwrapped
 from .values import Reader, opened
 
@@ -49,10 +50,10 @@ def load(model_or_factory: nn.Module | Callable[[], nn.Module], folder: str | os
     """
     if not isinstance(model_or_factory, nn.Module) and not callable(model_or_factory):
         raise ArgumentTypeError(
-            f"the first argument must be a torch.nn.Module or build one, got {type(model_or_factory).__name__}"
+            f"pass a torch.nn.Module or a callable that builds one, not a {type(model_or_factory).__name__}"
         )
     path = as_folder(folder)
-    manifest = manifests.parse(read_bounded(regular_file(path, manifests.NAME), manifests.MAX_BYTES))
+    manifest = parse(read_bounded(regular_file(path, manifests.NAME), manifests.MAX_BYTES))
     weights = regular_file(path, manifest.weights.file)
     _check_size(weights, manifest)
     with torch.inference_mode(False), torch.no_grad(), opened(weights) as reader:
@@ -83,7 +84,7 @@ def _check_size(path: Path, manifest: Manifest) -> None:
     size = path.stat().st_size
     if size != manifest.weights.size:
         raise CheckpointError(
-            f"{path} has {size:,} bytes, its manifest says {manifest.weights.size:,}: the file is truncated or of "
+            f"{path} has {size:,} bytes, its manifest says {manifest.weights.size:,}: it is truncated or of "
             "another checkpoint; copy the checkpoint again, save the model again, or use a backup"
         )
 
@@ -91,8 +92,8 @@ def _check_size(path: Path, manifest: Manifest) -> None:
 def _check_content(path: Path, manifest: Manifest) -> None:
     if sha256(path) != manifest.weights.sha256:
         raise CheckpointError(
-            f"{path} is damaged, its checksum is not the one in the manifest: copy the checkpoint again, save the "
-            "model again, or use a backup"
+            f"{path} is damaged, its checksum is not the one in the manifest: copy the checkpoint again, "
+            "save the model again, or use a backup"
         )
 
 

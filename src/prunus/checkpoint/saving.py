@@ -17,6 +17,7 @@ from . import manifest as manifests
 from .files import Writer, as_folder, read_bounded, writable_folder
 from .integers import Integers
 from .manifest import Manifest, Weights
+from .parsing import is_foreign, parse
 from .structure import structure_of, unwrapped
 from .values import record_of, write
 
@@ -57,8 +58,8 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
             writer.commit(manifests.NAME, text, previous)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot write the checkpoint to {path} ({error}): what was there before is untouched; make room or "
-            "choose another folder"
+            f"cannot write the checkpoint to {path} ({error}): what was there before is untouched; make room "
+            "or choose another folder"
         ) from error
 
 
@@ -101,12 +102,12 @@ def _text(manifest: Manifest) -> str:
         text = manifests.as_text(Manifest(**{**vars(manifest), "history": history}), versions)
     if len(text) > manifests.MAX_BYTES:
         raise CheckpointError(
-            f"the manifest would be {len(text):,} bytes, more than a checkpoint may have ({manifests.MAX_BYTES:,}): "
-            "the model has too many modules"
+            f"the manifest would have {len(text):,} bytes and may have {manifests.MAX_BYTES:,}: the model "
+            "has too many modules"
         )
     if dropped:
         warnings.warn(
-            f"the history of plans is too long for a manifest: the kept units of the oldest {dropped} are left out",
+            f"the history is too long for a manifest: which units the oldest {dropped} plans kept is left out",
             stacklevel=3,
         )
     return text
@@ -122,11 +123,11 @@ def _previous_weights(folder: Path) -> str | None:
     if not os.path.lexists(path):
         return None
     content = read_bounded(path, manifests.MAX_BYTES) if path.is_file() else b"{}"
-    if manifests.is_foreign(content):
+    if is_foreign(content):
         raise CheckpointError(
             f"{path} is no Prunus manifest, and saving would replace it: choose another folder"
         )
     try:
-        return manifests.parse(content).weights.file
+        return parse(content).weights.file
     except CheckpointError:  # a damaged one names nothing that could be removed
         return None
