@@ -35,8 +35,8 @@ def is_size(value: Any) -> bool:
 
 
 def _is_object(value: Any) -> bool:
-    space: Any = getattr(value, "__dict__", None)
-    return isinstance(space, dict) and type(value).__module__.split(".")[0] not in _FOREIGN
+    foreign = type(value).__module__.split(".")[0] in _FOREIGN
+    return not foreign and isinstance(getattr(value, "__dict__", None), dict)
 
 
 class Integers:
@@ -57,7 +57,7 @@ class Integers:
         for name, module in modules.items():
             self._walk_space(name, (), module.__dict__, 0, within=0)
 
-    def _walk_space(self, owner: str, path: Path, space: dict[str, Any], depth: int, within: int) -> None:
+    def _walk_space(self, owner: str, path: Path, space: dict[Any, Any], depth: int, within: int) -> None:
         for key, value in space.items():
             if isinstance(key, str) and key not in _SKIPPED and not key.startswith("__"):
                 self._walk(owner, (*path, key), value, depth, within)

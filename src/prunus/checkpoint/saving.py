@@ -107,7 +107,7 @@ def _text(manifest: Manifest) -> str:
         )
     if dropped:
         warnings.warn(
-            f"the history is too long for a manifest: which units the oldest {dropped} plans kept is left out",
+            f"the history is too long for a manifest: it drops which units the oldest {dropped} plans kept",
             stacklevel=3,
         )
     return text

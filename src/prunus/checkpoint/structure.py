@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..graph.state import Slot, held_tensors, space_of
+from ..graph.state import Slot, held_tensors
 
 WRAPPED = "_orig_mod"
 
@@ -103,5 +103,6 @@ def structure_of(model: nn.Module) -> Structure:
 
 
 def _place(names: dict[str, str], inside: dict[str, nn.Module], slot: Slot, tensor: Tensor) -> Place:
-    space = space_of(inside[slot.module], slot.kind)
-    return Place(joined(names[slot.module], slot.key), slot.kind, space, slot.key, tensor)
+    space, key = slot.space(inside[slot.module])
+    label = slot.key if slot.item is None else f"{slot.key}[{slot.item!r}]"
+    return Place(joined(names[slot.module], label), slot.kind, space, key, tensor)

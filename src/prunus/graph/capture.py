@@ -426,6 +426,7 @@ def run(
         stack.enter_context(tracked_attributes(model))
         stack.enter_context(_inlined_composites(axis_mode))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.callback(tracer.forget)
         sizes.set_recorder(tracer.recorder)
         stack.callback(sizes.set_recorder, None)
         if fake_mode is not None:

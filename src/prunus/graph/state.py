@@ -13,15 +13,29 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where a module holds a tensor. Tied tensors have several slots."""
+    """A place where a module holds a tensor. Tied tensors have several slots.
+
+    `kind` is "parameter", "buffer" or "attribute"; `item` is set for a tensor inside a dict or list that
+    is an attribute (a cache, say).
+    """
 
     module: str
     key: str
     kind: str
+    item: str | int | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.module}.{self.key}" if self.module else self.key
+        key = self.key if self.item is None else f"{self.key}[{self.item!r}]"
+        return f"{self.module}.{key}" if self.module else key
+
+    def space(self, module: nn.Module) -> tuple[Any, str | int]:
+        """The container that holds the tensor, and its key there."""
+        if self.item is not None:
+            return module.__dict__[self.key], self.item
+        if self.kind == "parameter":
+            return module._parameters, self.key
+        return (module._buffers if self.kind == "buffer" else module.__dict__), self.key
 
 
 @dataclass(eq=False)
@@ -65,26 +79,28 @@ def held_tensors(model: nn.Module) -> list[Held]:
         for key, value in module.__dict__.items():
             if isinstance(value, Tensor):
                 add(value, Slot(name, key, "attribute"))
+            elif type(value) in (dict, list) and key not in _REGISTRIES and len(value) <= MAX_ITEMS:
+                for item, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                    if isinstance(inner, Tensor) and not isinstance(inner, nn.Parameter) and isinstance(item, str | int):
+                        add(inner, Slot(name, key, "attribute", item))
     return [*by_kind["parameter"], *by_kind["buffer"], *by_kind["attribute"]]
 
 
-def space_of(module: nn.Module, kind: str) -> dict[str, Any]:
-    if kind == "parameter":
-        return module._parameters
-    return module._buffers if kind == "buffer" else module.__dict__
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_flat_weights"})
+MAX_ITEMS = 64
 
 
 @contextmanager
 def swapped(model: nn.Module, replacements: list[tuple[Held, Tensor]]) -> Iterator[None]:
     """Put other tensors in the model's slots for a while."""
-    undo: list[tuple[dict[str, Any], str, Any]] = []
+    undo: list[tuple[Any, str | int, Any]] = []
     modules = dict(model.named_modules(remove_duplicate=False))
     try:
         for held, tensor in replacements:
             for slot in held.slots:
-                space = space_of(modules[slot.module], slot.kind)
-                undo.append((space, slot.key, space[slot.key]))
-                space[slot.key] = tensor
+                space, key = slot.space(modules[slot.module])
+                undo.append((space, key, space[key]))
+                space[key] = tensor
         yield
     finally:
         for space, key, old in reversed(undo):

@@ -52,7 +52,7 @@ class Tracer:
         self._versions: dict[int, int] = {}
         self._site: Site | None = None
         self.deaf = False
-        self._keep: list[Any] = []
+        self._foreign: list[Tensor] = []
 
     # -- where we are -------------------------------------------------------------------------------
 
@@ -98,6 +98,7 @@ class Tracer:
         nodes = tuple(ax.leaf(size) for size in tensor.shape)
         for node in nodes:
             self.freeze(node, "a constant tensor that the model does not register")
+        self._foreign.append(tensor)
         return self.attach(tensor, nodes, (True,) * len(nodes))
 
     def attach(self, tensor: Tensor, nodes: Sequence[Node], zero: Sequence[bool]) -> Value:
@@ -126,6 +127,12 @@ class Tracer:
         if value.name is None and self._versions.get(value.storage, 0) != value.version:
             return tuple(node.size == 1 for node in value.axes)
         return value.zero
+
+    def forget(self) -> None:
+        """Leave no mark on tensors that belong to the model's code."""
+        for tensor in self._foreign:
+            tensor.__dict__.pop("_prunus_value", None)
+        self._foreign.clear()
 
     # -- what rules say -------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Scoring:
                 if self._wanted.isdisjoint(self.graph.terms.leaves(node)):
                     continue
                 others = [d for d in range(values.dim()) if d != dim]
-                summed = values.sum(others, dtype=torch.float64) if others else values.double()
+                summed = (values.sum(others) if others else values).double()
                 self.graph.terms.project(node, summed.cpu(), add)
         return totals
 
