@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ArgumentTypeError, CheckpointError
-from ..graph.state import held_tensors
+from .structure import structure_of
 
 
 class _Created(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,7 +75,7 @@ def _on_meta(factory: Callable[[], Any]) -> nn.Module | None:
         return None
     if not isinstance(model, nn.Module):
         return None
-    held = {id(item.tensor) for item in held_tensors(model)}
+    held = {id(place.tensor) for place in structure_of(model).places().values()}
     if created.alive() <= held:
         return model
     gc.collect()

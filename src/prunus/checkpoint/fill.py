@@ -27,9 +27,9 @@ class Changes:
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
 
-    def put(self, space: dict[str, Any], key: str, value: Any) -> None:
-        """Set an entry of a module's parameters, buffers or attributes."""
-        old = space.get(key, _MISSING)
+    def put(self, space: Any, key: str | int, value: Any) -> None:
+        """Set an entry of a dict or list: a module's parameters, buffers or attributes, or one of these."""
+        old = space.get(key, _MISSING) if isinstance(space, dict) else space[key]
         if old is value:
             return
         if old is _MISSING:

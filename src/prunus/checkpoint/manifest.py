@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .integers import Key
+from .structure import Item
 
 FORMAT = "prunus checkpoint"
 VERSION = 1
@@ -53,6 +54,7 @@ class Manifest:
         modules: class name of each module.
         training: the modules in training mode.
         tensors: by name; `aliases` maps the other names of tied tensors to these.
+        items: the module, attribute and key of those that lie in a dict or list.
         integers: the positive ones that modules hold.
         history: the plans that the model has been through.
     """
@@ -63,6 +65,7 @@ class Manifest:
     training: frozenset[str]
     tensors: dict[str, TensorRecord]
     aliases: dict[str, str]
+    items: dict[str, Item]
     integers: dict[Key, int]
     history: list[dict[str, Any]]
 
@@ -92,6 +95,7 @@ def as_text(manifest: Manifest, versions: Mapping[str, str]) -> str:
         "training": sorted(manifest.training),
         "tensors": {name: _record_data(record) for name, record in manifest.tensors.items()},
         "aliases": manifest.aliases,
+        "items": {name: list(item) for name, item in manifest.items.items()},
         "integers": [[module, list(path), value] for (module, path), value in manifest.integers.items()],
         "history": manifest.history,
     }

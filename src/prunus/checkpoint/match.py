@@ -65,11 +65,13 @@ class Matcher:
         for alias, name in self.manifest.aliases.items():
             names[name].append(alias)
         extra = sorted(here.keys() - self.manifest.tensors.keys() - self.manifest.aliases.keys())
+        if extra and here[extra[0]].kind == "attribute":
+            self.refuse(f"attribute {extra[0]!r} is a tensor here only, perhaps since this model was run")
         if extra:
             self.refuse(f"{here[extra[0]].kind} {extra[0]!r} is not in it")
         out: list[Assignment] = []
         taken: set[int] = set()
-        owner: dict[tuple[int, str], str] = {}
+        owner: dict[tuple[int, str | int], str] = {}
         for name, record in self.manifest.tensors.items():
             places = [here[item] if item in here else self._new_place(item, record) for item in names[name]]
             for place in places:
@@ -88,6 +90,12 @@ class Matcher:
     def _new_place(self, name: str, record: TensorRecord) -> Place:
         """A place that is empty in the model as built: for a cache, say, which a forward pass fills."""
         owner, _, key = name.rpartition(".")
+        if name in self.manifest.items:
+            owner, key, item = self.manifest.items[name]
+            table = getattr(self.structure.modules.get(owner), "__dict__", {}).get(key)
+            if type(table) is dict and key not in _SKIPPED and item not in table:
+                return Place(name, "attribute", table, item, None)
+            self.refuse(f"it has a tensor {name!r}, this model does not")
         module = self.structure.modules.get(owner)
         if module is not None and record.kind == "buffer" and module._buffers.get(key, "") is None:
             return Place(name, "buffer", module._buffers, key, None)

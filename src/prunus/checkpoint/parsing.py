@@ -17,6 +17,7 @@ import torch
 from ..errors import CheckpointError
 from .integers import Key, is_size
 from .manifest import DTYPES, FORMAT, NAME, VERSION, Manifest, TensorRecord, Weights, checksum, is_dense
+from .structure import Item
 
 MAX_DEPTH = 32
 MAX_RANK = 64
@@ -49,6 +50,7 @@ def parse(content: bytes) -> Manifest:
         training=frozenset(_of_type(item, str, "training") for item in _field(data, "training", list)),
         tensors={name: _record(name, item) for name, item in _field(data, "tensors", dict).items()},
         aliases=_names(data, "aliases"),
+        items={name: _item(item) for name, item in _field(data, "items", dict).items()},
         integers=dict(_integer(item) for item in _field(data, "integers", list)),
         history=[_of_type(item, dict, "history") for item in _field(data, "history", list)],
     )
@@ -179,6 +181,13 @@ def _record(name: str, data: Any) -> TensorRecord:
     if requires_grad and not (dtype.is_floating_point or dtype.is_complex):
         _refuse(f"{where} has the dtype {dtype} and requires a gradient")
     return TensorRecord(kind, dtype, shape, stride, requires_grad)
+
+
+def _item(data: Any) -> Item:
+    kinds = [type(part) for part in _of_type(data, list, "items")]
+    if kinds not in ([str, str, str], [str, str, int]):
+        _refuse(f"'items' holds {_shown(data)}")
+    return data[0], data[1], data[2]
 
 
 def _integer(data: Any) -> tuple[Key, int]:

@@ -74,6 +74,7 @@ def _describe(model: nn.Module) -> tuple[Manifest, dict[str, Tensor]]:
         training=frozenset(name for name, module in structure.modules.items() if module.training),
         tensors={g[0].name: record_of(g[0].name, g[0].kind, tensors[g[0].name]) for g in structure.tensors},
         aliases={place.name: group[0].name for group in structure.tensors for place in group[1:]},
+        items={place.name: place.item for group in structure.tensors for place in group if place.item},
         integers=Integers(structure.modules).sizes(),
         history=history_of(model),
     )
