@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,12 @@ INTERNAL = {"_parameters", "_buffers", "_modules"}
 
 
 def plain(value: Any) -> Any:
-    """Plain data, with the exact type of every number, or a marker for anything else."""
+    """Plain data, with the exact type of every number, or a marker for anything else.
+
+    A tensor that a module holds outside its parameters and buffers counts as data too, by its bytes.
+    """
+    if isinstance(value, Tensor):
+        return type(value), f"{value.dtype} {tuple(value.shape)} {fingerprint(value)}"
     if isinstance(value, PLAIN):
         return type(value), value
     if isinstance(value, (list, tuple)):
@@ -25,6 +31,12 @@ def plain(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return type(value), plain(value.to_dict())
     return "object"
+
+
+def fingerprint(value: Tensor) -> int:
+    if value.device.type == "meta" or value.is_quantized:
+        return 0
+    return zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 def attributes(model: nn.Module) -> dict[str, Any]:
