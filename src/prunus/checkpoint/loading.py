@@ -15,10 +15,10 @@ from . import manifest as manifests
 from .build import build
 from .files import as_folder, read_bounded, regular_file, sha256
 from .fill import Changes, fill
-from .integers import Integers
 from .manifest import Manifest
 from .match import Assignment, Matcher
 from .parsing import parse
+from .scalars import Scalars
 from .structure import Structure, is_compiled, structure_of, unwrapped
 from .values import Reader, opened
 
@@ -63,8 +63,8 @@ def load(model_or_factory: nn.Module | Callable[[], nn.Module], folder: str | os
         matcher = Matcher(manifest, structure)
         matcher.check_modules()
         assignments = matcher.assignments()
-        listed = Integers(structure.modules)
-        attributes = list(listed.replaced(matcher.integers(listed)))
+        scalars = Scalars(structure.modules)
+        attributes = list(scalars.replaced(matcher.numbers(scalars)))
         _check_content(weights, manifest)
         values = _read(reader, assignments)
         changes = Changes()

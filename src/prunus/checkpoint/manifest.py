@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .integers import Key
+from .scalars import Key
 from .structure import Item
 
 FORMAT = "prunus checkpoint"
@@ -55,7 +55,7 @@ class Manifest:
         training: the modules in training mode.
         tensors: by name; `aliases` maps the other names of tied tensors to these.
         items: the module, attribute and key of those that lie in a dict or list.
-        integers: the positive ones that modules hold.
+        integers: the positive ones that modules hold; `floats` the finite ones.
         history: the plans that the model has been through.
     """
 
@@ -67,6 +67,7 @@ class Manifest:
     aliases: dict[str, str]
     items: dict[str, Item]
     integers: dict[Key, int]
+    floats: dict[Key, float]
     history: list[dict[str, Any]]
 
 
@@ -97,6 +98,7 @@ def as_text(manifest: Manifest, versions: Mapping[str, str]) -> str:
         "aliases": manifest.aliases,
         "items": {name: list(item) for name, item in manifest.items.items()},
         "integers": [[module, list(path), value] for (module, path), value in manifest.integers.items()],
+        "floats": [[module, list(path), value] for (module, path), value in manifest.floats.items()],
         "history": manifest.history,
     }
     data["checksum"] = checksum(data)

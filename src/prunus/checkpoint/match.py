@@ -1,4 +1,4 @@
-"""Where each tensor and integer of a checkpoint belongs in a model, or why the model is another one."""
+"""Where each tensor and number of a checkpoint belongs in a model, or why the model is another one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..errors import CheckpointError
 from ..graph.attributes import _SKIPPED
-from .integers import Integers, Key
 from .manifest import Manifest, TensorRecord
+from .scalars import Key, Number, Scalars
 from .structure import Place, Structure
 
 _WAY_OUT = "build the model with the class and the options that the saved one was built with"
@@ -124,8 +124,8 @@ class Matcher:
                 f"parameter {name!r} has the shape {record.shape} there, which is no part of {shape} here"
             )
 
-    def integers(self, listed: Integers) -> dict[Key, int]:
-        """New values of integers of the model.
+    def numbers(self, here: Scalars) -> dict[Key, Number]:
+        """New values of numbers of the model.
 
         One that the model lacks is left out if pruning is not known to have changed it: some are first set
         by a forward pass.
@@ -136,13 +136,13 @@ class Matcher:
             for item in plan.get("attributes", ())
             if isinstance(item, dict) and isinstance(item.get("path"), list)
         }
-        new: dict[Key, int] = {}
-        for key, value in self.manifest.integers.items():
-            if key in listed.values:
+        new: dict[Key, Number] = {}
+        for key, value in {**self.manifest.integers, **self.manifest.floats}.items():
+            if key in here.values and (here.values[key] is not None or type(value) is int):
                 new[key] = value
             elif key in repaired:
                 module, path = key
-                self.refuse(f"integer {'.'.join(map(str, path))} of module {module!r} is not here")
+                self.refuse(f"{'.'.join(map(str, path))!r} of module {module!r} is no number here")
         return new
 
 

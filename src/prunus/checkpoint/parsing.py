@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 from ..errors import CheckpointError
-from .integers import Key, is_size
 from .manifest import DTYPES, FORMAT, NAME, VERSION, Manifest, TensorRecord, Weights, checksum, is_dense
+from .scalars import Key, is_size
 from .structure import Item
 
 MAX_DEPTH = 32
@@ -52,6 +52,7 @@ def parse(content: bytes) -> Manifest:
         aliases=_names(data, "aliases"),
         items={name: _item(item) for name, item in _field(data, "items", dict).items()},
         integers=dict(_integer(item) for item in _field(data, "integers", list)),
+        floats=dict(_float(item) for item in _field(data, "floats", list)),
         history=[_of_type(item, dict, "history") for item in _field(data, "history", list)],
     )
     for alias, name in manifest.aliases.items():
@@ -190,13 +191,23 @@ def _item(data: Any) -> Item:
     return data[0], data[1], data[2]
 
 
-def _integer(data: Any) -> tuple[Key, int]:
-    _of_type(data, list, "integers")
+def _scalar(data: Any, where: str) -> tuple[Key, Any]:
+    _of_type(data, list, where)
     if len(data) != 3 or type(data[0]) is not str or type(data[1]) is not list:
-        _refuse(f"'integers' holds {_shown(data)}")
+        _refuse(f"{where!r} holds {_shown(data)}")
     module, path, value = data
     if not path or not all(type(step) in (str, int) for step in path):
-        _refuse(f"'integers' holds {_shown(data)}")
-    if not is_size(value):
-        _refuse(f"integer {_shown(path)} of module {module!r} is {_shown(value)}, which no size can be")
+        _refuse(f"{where!r} holds {_shown(data)}")
     return (module, tuple(path)), value
+
+
+def _integer(data: Any) -> tuple[Key, int]:
+    key, value = _scalar(data, "integers")
+    if not is_size(value):
+        _refuse(f"{_shown(key[1])} of module {key[0]!r} is {_shown(value)}, which no size can be")
+    return key, value
+
+
+def _float(data: Any) -> tuple[Key, float]:
+    key, value = _scalar(data, "floats")
+    return key, _of_type(value, float, "floats")

@@ -15,9 +15,9 @@ from .. import plan as plans
 from ..errors import ArgumentTypeError, CheckpointError
 from . import manifest as manifests
 from .files import Writer, as_folder, read_bounded, writable_folder
-from .integers import Integers
 from .manifest import Manifest, Weights
 from .parsing import is_foreign, parse
+from .scalars import Scalars
 from .structure import structure_of, unwrapped
 from .values import record_of, write
 
@@ -65,6 +65,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 
 def _describe(model: nn.Module) -> tuple[Manifest, dict[str, Tensor]]:
     structure = structure_of(model)
+    scalars = Scalars(structure.modules)
     top = type(unwrapped(model))
     tensors = {group[0].name: group[0].tensor for group in structure.tensors if group[0].tensor is not None}
     described = Manifest(
@@ -75,7 +76,8 @@ def _describe(model: nn.Module) -> tuple[Manifest, dict[str, Tensor]]:
         tensors={g[0].name: record_of(g[0].name, g[0].kind, tensors[g[0].name]) for g in structure.tensors},
         aliases={place.name: group[0].name for group in structure.tensors for place in group[1:]},
         items={place.name: place.item for group in structure.tensors for place in group if place.item},
-        integers=Integers(structure.modules).sizes(),
+        integers=scalars.integers(),
+        floats=scalars.floats(),
         history=history_of(model),
     )
     return described, tensors
