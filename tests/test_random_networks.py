@@ -51,7 +51,7 @@ def check_network(seed: int) -> float:
 
 
 def is_of_a_norm(reason: object) -> bool:
-    """A layer or group norm, or the mean of squares in an RMS norm: nothing else here averages over channels."""
+    """A layer or group norm, or the mean of squares in an RMS norm: nothing else averages over channels."""
     return "norm" in str(reason) or str(reason).startswith("mean over")
 
 
