@@ -12,9 +12,13 @@ from .plan import Plan
 
 
 def prune(
-    model: nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None, *, optimizer: Optimizer | None = None,
+    model: nn.Module,
+    args: Any = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    optimizer: Optimizer | None = None,
     **plan_options: Any,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Trace a model, plan a cut and apply it in place; returns the plan.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Mapping
 from functools import cached_property
@@ -83,7 +84,11 @@ class Plan:
     @property
     def axes(self) -> dict[str, Tensor]:
         """Kept unit indices by axis name, for the axes that are cut."""
-        return {self.graph.by_node[node].name: index for node, index in self.chosen.items() if node in self.graph.by_node}
+        return {
+            self.graph.by_node[node].name: index
+            for node, index in self.chosen.items()
+            if node in self.graph.by_node
+        }
 
     @cached_property
     def cost(self) -> Costs:
@@ -119,6 +124,11 @@ class Plan:
                 for leaf in constraints.leaves_of(poly):
                     if leaf in self.counts:
                         failed[leaf] = Reason("a scale factor follows its size", scale.site)
+        for branch in self.graph.branches:
+            sides = [poly.evaluate(new) for poly in (branch.left, branch.right)]
+            if getattr(operator, branch.op)(*sides) != branch.outcome:
+                for leaf in constraints.leaves_of(branch.left - branch.right):
+                    failed.setdefault(leaf, Reason("the code branches on its size", branch.site))
         return todo, failed
 
     @cached_property
@@ -160,15 +170,18 @@ class Plan:
         """
         tensors = self._check(model)
         if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise ArgumentTypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+            raise ArgumentTypeError(
+                f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
+            )
         _check_optimizer(optimizer, tensors)
         operation = Operation(model, optimizer)
         try:
+            self.prepare(operation, tensors)
             for targets, factor in self._scaling[0]:
                 for name, region in targets.items():
                     operation.rescale(tensors[name], _mask(region, tensors[name]), factor)
-            for name, tensor in tensors.items():
-                operation.slice(name, tensor, self.kept(name))
+            for held in held_tensors(model):
+                operation.slice(held, self.kept(held.name))
             repair(operation, self)
             verify(self, model)
         except BaseException:
@@ -177,6 +190,9 @@ class Plan:
         self._applied.append((weakref.ref(model), operation))
         _HISTORY.setdefault(model, []).append(self.as_data(operation))
         return model
+
+    def prepare(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
+        """Changes that a kind of plan makes before the cut; an ordinary one makes none."""
 
     def undo(self, model: nn.Module) -> nn.Module:
         """Put a pruned model back, bit for bit, its optimizer too; returns it.
@@ -205,12 +221,16 @@ class Plan:
         if not isinstance(model, nn.Module):
             raise ArgumentTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if any(ref() is model for ref, _ in self._applied):
-            raise PlanError("this plan has been applied to this model already; plan.undo(model) takes it back")
+            raise PlanError(
+                "this plan has been applied to this model already; plan.undo(model) takes it back"
+            )
         tensors = {item.name: item.tensor for item in held_tensors(model)}
         missing = self.graph.shapes.keys() - tensors.keys()
         if missing or tensors.keys() - self.graph.shapes.keys():
             odd = sorted(missing or tensors.keys() - self.graph.shapes.keys())[0]
-            raise PlanError(f"the plan is for another model: {odd!r} is in only one of the two; trace this model")
+            raise PlanError(
+                f"the plan is for another model: {odd!r} is in only one of the two; trace this model"
+            )
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != self.graph.shapes[name]:
                 raise PlanError(
@@ -221,13 +241,19 @@ class Plan:
 
     def as_data(self, operation: Operation | None = None) -> dict[str, Any]:
         """The plan as plain data (JSON): kept units by axis and the integers it repaired."""
-        attributes = [] if operation is None else [
-            {"module": owner, "path": list(path), "old": old, "new": new}
-            for (owner, path), (old, new) in operation.attributes.items()
-        ]  # fmt: skip
+        attributes = (
+            []
+            if operation is None
+            else [
+                {"module": owner, "path": list(path), "old": old, "new": new}
+                for (owner, path), (old, new) in operation.attributes.items()
+            ]
+        )
         return {
             "axes": {name: index.tolist() for name, index in self.axes.items()},
-            "sizes": {self.graph.by_node[node].name: node.size for node in self.chosen if node in self.graph.by_node},
+            "sizes": {
+                self.graph.by_node[node].name: node.size for node in self.chosen if node in self.graph.by_node
+            },
             "exact": self.exact,
             "attributes": attributes,
         }
@@ -252,7 +278,8 @@ def _check_optimizer(optimizer: Optimizer | None, tensors: Mapping[str, Tensor])
     own = {id(tensor) for tensor in tensors.values()}
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
         raise PlanError(
-            "the optimizer holds none of this model's parameters: pass the one that was built on model.parameters()"
+            "the optimizer holds none of this model's parameters: "
+            "pass the one that was built on model.parameters()"
         )
 
 

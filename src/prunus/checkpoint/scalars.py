@@ -1,9 +1,9 @@
 """The numbers that the modules of a model hold: listed when it is saved, set when it is loaded.
 
-Integers are what pruning repairs (`num_heads`). Floats are left alone by it, but a constructor may compute them
-from a size that is another one now (`head_dim ** -0.5`). All are listed and not only those that a plan is
-known to have changed, so that a model whose history is lost (a deep copy, say) is saved as well as any. They
-are found by the walk that tracing uses.
+Integers are what pruning repairs (`num_heads`). Floats are left alone by it, but a constructor may compute
+them from a size that is another one now (`head_dim ** -0.5`). All are listed and not only those that a plan
+is known to have changed, so that a model whose history is lost (a deep copy, say) is saved as well as any.
+They are found by the walk that tracing uses.
 
 A name in a checkpoint is never followed: names are looked up in the list made from the fresh model. Lists,
 dicts and objects that change are replaced by copies, because they may belong to others too, such as a

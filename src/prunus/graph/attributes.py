@@ -19,16 +19,30 @@ from .sizes import Attribute, SizeInt
 MAX_DEPTH = 3
 MAX_ITEMS = 256
 _SKIPPED = frozenset(
-    """training _version call_super_init dump_patches _is_full_backward_hook _parameters _buffers _modules
-    _non_persistent_buffers_set _backward_pre_hooks _backward_hooks _forward_hooks _forward_hooks_with_kwargs
-    _forward_hooks_always_called _forward_pre_hooks _forward_pre_hooks_with_kwargs _state_dict_hooks
-    _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks _compiled_call_impl
-    layer_idx padding_idx eos_token_id bos_token_id pad_token_id""".split()
+    """
+    training _version call_super_init dump_patches _is_full_backward_hook _parameters _buffers
+    _modules _non_persistent_buffers_set _backward_pre_hooks _backward_hooks _forward_hooks
+    _forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks
+    _forward_pre_hooks_with_kwargs _state_dict_hooks _state_dict_pre_hooks
+    _load_state_dict_pre_hooks _load_state_dict_post_hooks _compiled_call_impl layer_idx
+    padding_idx eos_token_id bos_token_id pad_token_id
+    """.split()
 )
 _OPAQUE = (
-    str, bytes, float, complex, bool, type(None), Tensor, nn.Module, type, types.ModuleType, types.FunctionType,
-    types.MethodType, types.BuiltinFunctionType,
-)  # fmt: skip
+    str,
+    bytes,
+    float,
+    complex,
+    bool,
+    type(None),
+    Tensor,
+    nn.Module,
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+)
 
 
 class _Tagger:

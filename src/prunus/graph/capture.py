@@ -42,7 +42,9 @@ MACROS = frozenset({"local_response_norm"})
 """Python-level composites that have a rule of their own instead of the rules of their parts."""
 
 _DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
-_SILENT = frozenset({"is_same_size", "sym_size", "sym_numel", "sym_stride", "sym_storage_offset", "device", "dim"})
+_SILENT = frozenset(
+    {"is_same_size", "sym_size", "sym_numel", "sym_stride", "sym_storage_offset", "device", "dim"}
+)
 
 
 class ReadsValues(Exception):
@@ -58,7 +60,10 @@ def _schema(func: Any) -> tuple[str, list[tuple[str, Any, bool]], bool]:
     known = _SCHEMAS.get(func)
     if known is None:
         schema = func._schema
-        arguments = [(a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in schema.arguments]
+        arguments = [
+            (a.name, a.default_value if a.has_default_value() else None, a.kwarg_only)
+            for a in schema.arguments
+        ]
         name = schema.name.split("::")[-1]
         mutable = bool(schema.is_mutable)
         known = _SCHEMAS[func] = (name, arguments, mutable)
@@ -73,14 +78,34 @@ def _tensors(item: Any) -> list[Tensor]:
     return []
 
 
-_VIEWS_IN_PLACE = frozenset({"t", "transpose", "permute", "detach", "alias", "clone", "_to_copy", "unsqueeze", "squeeze", "expand", "view", "_unsafe_view", "slice", "mul", "neg", "lift_fresh", "select"})  # fmt: skip
+_VIEWS_IN_PLACE = frozenset(
+    {
+        "t",
+        "transpose",
+        "permute",
+        "detach",
+        "alias",
+        "clone",
+        "_to_copy",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "view",
+        "_unsafe_view",
+        "slice",
+        "mul",
+        "neg",
+        "lift_fresh",
+        "select",
+    }
+)
 
 
-class AxisMode(TorchDispatchMode):
+class AxisMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the axis rule of every ATen call."""
 
     def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tracer = tracer
         self.rules = load_rules()
         self.paused = False
@@ -115,9 +140,14 @@ class AxisMode(TorchDispatchMode):
             raw = args[index] if index < len(args) else kwargs.get(key, default)
             named[key] = self._with_values(raw)
         if mutable:
-            mutated = [args[i] for i, a in enumerate(func._schema.arguments)
-                       if i < len(args) and a.alias_info is not None and a.alias_info.is_write
-                       and isinstance(args[i], Tensor)]  # fmt: skip
+            mutated = [
+                args[i]
+                for i, a in enumerate(func._schema.arguments)
+                if i < len(args)
+                and a.alias_info is not None
+                and a.alias_info.is_write
+                and isinstance(args[i], Tensor)
+            ]
         call = Call(name, func, named, outs)
         layouts = self._layouts(call)
         for tensor in mutated:
@@ -201,7 +231,14 @@ def _guess_nonzero(x: Tensor) -> Tensor:
 
 
 def _guess_masked_select(x: Tensor, mask: Tensor) -> Tensor:
-    return x.new_empty((max(torch.broadcast_shapes(x.shape, mask.shape).numel(), 1),))
+    return x.new_empty(
+        (
+            max(
+                torch.broadcast_shapes(x.shape, mask.shape).numel(),  # type: ignore[no-untyped-call]
+                1,
+            ),
+        )
+    )
 
 
 def _guess_index(x: Tensor, indices: list[Tensor | None]) -> Tensor:
@@ -252,7 +289,7 @@ class ShapeMode(TorchFunctionMode):
         if name in ("numel", "nelement"):
             return math.prod(tracer.sized(tracer.value(args[0])), start=1)
         if name == "__len__":
-            return args[0].shape[0]
+            return int(tracer.sized(tracer.value(args[0]))[0])
         tracer.deaf = True
         try:
             if name in MACROS:
@@ -331,7 +368,10 @@ def _plain_backends() -> Iterator[None]:
     """Fused kernels off, so that recurrent layers and attention decompose into ordinary operations."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.callback(torch.backends.cudnn.set_flags, *torch.backends.cudnn.set_flags(_enabled=False))
+        stack.callback(
+            torch.backends.cudnn.set_flags,
+            *torch.backends.cudnn.set_flags(_enabled=False),  # type: ignore[no-untyped-call]
+        )
         stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
         torch._C._set_mkldnn_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -365,7 +405,10 @@ def map_tensors(item: Any, change: Callable[[Tensor], Any]) -> Any:
         return {key: map_tensors(part, change) for key, part in item.items()}
     if dataclasses.is_dataclass(item) and not isinstance(item, type) and not isinstance(item, Mapping):
         return dataclasses.replace(
-            item, **{f.name: map_tensors(getattr(item, f.name), change) for f in dataclasses.fields(item) if f.init}
+            item,
+            **{
+                f.name: map_tensors(getattr(item, f.name), change) for f in dataclasses.fields(item) if f.init
+            },
         )
     return item
 
@@ -386,9 +429,15 @@ def output_tensors(item: Any, path: str = "") -> list[tuple[str, Tensor]]:
 
 
 def run(
-    model: nn.Module, held: list[Held], args: tuple[Any, ...], kwargs: dict[str, Any], tracer: Tracer,
-    training: bool, real: bool, first: bool,
-) -> Any:  # fmt: skip
+    model: nn.Module,
+    held: list[Held],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tracer: Tracer,
+    training: bool,
+    real: bool,
+    first: bool,
+) -> Any:
     """One pass over the model in the given mode; its axes, ties and equations end in `tracer`."""
     fake_mode = None if real else FakeTensorMode(allow_non_fake_inputs=True)
     axis_mode = AxisMode(tracer)
@@ -397,7 +446,9 @@ def run(
         if fake_mode is None:
             return tensor.detach().clone() if tensor.device.type != "meta" else torch.empty_like(tensor)
         with fake_mode:
-            return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+            return torch.empty_strided(
+                tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device
+            )
 
     def held_stand_in(item: Held) -> Tensor:
         if fake_mode is not None:

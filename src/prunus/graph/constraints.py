@@ -28,9 +28,7 @@ class Constraint:
 
     def degrees(self, moving: Callable[[Node], bool]) -> set[int]:
         """The total degree of each monomial in the axes that move."""
-        return {
-            sum(power for variable, power in key if moving(variable)) for key in self.poly.terms
-        }
+        return {sum(power for variable, power in key if moving(variable)) for key in self.poly.terms}
 
 
 @dataclass
@@ -129,7 +127,9 @@ class _Solver:
                 continue
             if poly.is_const:
                 continue
-            key = tuple(sorted(((tuple((id(v), p) for v, p in k), c) for k, c in poly.terms.items()), key=repr))
+            key = tuple(
+                sorted(((tuple((id(v), p) for v, p in k), c) for k, c in poly.terms.items()), key=repr)
+            )
             if key not in seen:
                 seen.add(key)
                 pending.append((poly, equation))
@@ -146,15 +146,12 @@ class _Solver:
         for index, (poly, _) in enumerate(pending):
             for attribute in unknowns(poly):
                 holders[attribute].append(index)
-        polys: list[Poly | None] = [poly for poly, _ in pending]
         queue = list(range(len(pending)))
         while True:
             later: list[int] = []
             progress = False
             for index in queue:
-                poly = polys[index]
-                if poly is None:
-                    continue
+                poly = pending[index][0]
                 free = unknowns(poly)
                 if not free:
                     continue
@@ -163,27 +160,34 @@ class _Solver:
                     later.append(index)
                     continue
                 progress = True
-                self._assign(free[0], solution, polys, holders)
+                self._assign(free[0], solution, pending, holders)
             if not later:
                 break
             if not progress:
-                poly = polys[later[0]]
-                assert poly is not None
-                known = unknowns(poly)[0]
-                self._assign(known, Poly.const(known.value), polys, holders)
+                known = unknowns(pending[later[0]][0])[0]
+                self._assign(known, Poly.const(known.value), pending, holders)
             queue = later
-        return [
-            (poly, pending[index][1]) for index, poly in enumerate(polys) if poly is not None and not poly.is_const
-        ]
+        return [(poly, equation) for poly, equation in pending if not poly.is_const]
 
     def _assign(
-        self, attribute: Attribute, solution: Poly, polys: list[Poly | None], holders: dict[Attribute, list[int]]
+        self,
+        attribute: Attribute,
+        solution: Poly,
+        pending: list[tuple[Poly, Equation]],
+        holders: dict[Attribute, list[int]],
     ) -> None:
+        """Put a solution in place of its attribute everywhere."""
         self.out.solutions[attribute] = solution
         for index in holders.pop(attribute, []):
-            poly = polys[index]
-            if poly is not None:
-                polys[index] = poly.substitute(lambda v: solution if v is attribute else None)
+            poly, equation = pending[index]
+            new = poly.substitute(lambda v: solution if v is attribute else None)
+            if new is None:
+                self.freeze(
+                    self.out.leaves_of(poly),
+                    Reason(f"{equation.what} that has no closed form", equation.site),
+                )
+                new = Poly({})
+            pending[index] = (new, equation)
 
     def _settle(self, pending: list[tuple[Poly, Equation]]) -> None:
         """Freeze what fixed sizes reach, until nothing new is frozen."""
@@ -194,7 +198,9 @@ class _Solver:
                 reduced = self.expand(poly)
                 if reduced is None or any(isinstance(v, Opaque) for v in reduced.variables()):
                     nodes = self.out.leaves_of(poly)
-                    changed |= self.freeze(nodes, Reason(f"{equation.what} that has no closed form", equation.site))
+                    changed |= self.freeze(
+                        nodes, Reason(f"{equation.what} that has no closed form", equation.site)
+                    )
                     continue
                 reduced = _cleared(reduced)
                 if reduced.is_const:

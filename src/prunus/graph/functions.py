@@ -18,7 +18,7 @@ from .sizes import Poly, SizeFloat, SizeInt
 from .tracer import Tracer
 from .values import Value
 
-Handler = Callable[[Tracer, Any, tuple[Any, ...], dict[str, Any]], None]
+Handler = Callable[[Tracer, str, Any, tuple[Any, ...], dict[str, Any]], None]
 HANDLERS: dict[str, Handler] = {}
 
 
@@ -37,7 +37,9 @@ def flat(args: tuple[Any, ...]) -> list[Any]:
     return list(args)
 
 
-def argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+def argument(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None
+) -> Any:
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
@@ -53,13 +55,13 @@ def _equate_shape(tracer: Tracer, value: Value, sizes: list[Any], what: str) -> 
 
 
 @handles("view", "reshape", "expand", "broadcast_to", "_unsafe_view")
-def view(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def view(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     sizes = flat(args[1:]) or list(kwargs.get("shape") or kwargs.get("size") or ())
     _equate_shape(tracer, tracer.value(result), sizes, "a shape")
 
 
 @handles("unflatten")
-def unflatten(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def unflatten(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     dim = argument(args, kwargs, 1, "dim")
     sizes = argument(args, kwargs, 2, "sizes")
     if not is_int(dim) or sizes is None:
@@ -71,8 +73,20 @@ def unflatten(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[s
             tracer.equate(node, size, "an unflatten")
 
 
-@handles("zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full", "randint")
-def made(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+@handles(
+    "zeros",
+    "ones",
+    "empty",
+    "full",
+    "rand",
+    "randn",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "randint",
+)
+def made(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     start = 1 if args and isinstance(args[0], Tensor) else 0
     sizes = [item for item in args[start:] if is_int(item) or isinstance(item, list | tuple)]
     first = next((item for item in sizes if isinstance(item, list | tuple)), None)
@@ -82,12 +96,12 @@ def made(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if len(chosen) == len(value.axes):
         _equate_shape(tracer, value, chosen, "the shape of a new tensor")
     fill = kwargs.get("fill_value", args[-1] if args and not isinstance(args[-1], list | tuple) else None)
-    if isinstance(fill, SizeInt | SizeFloat) and not sizes[-1:] == [fill]:
+    if isinstance(fill, SizeInt | SizeFloat) and sizes[-1:] != [fill]:
         value.scalar = fill
 
 
 @handles("tensor", "as_tensor", "scalar_tensor")
-def scalar(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def scalar(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     data = args[0] if args else kwargs.get("data")
     if isinstance(data, SizeInt | SizeFloat):
         tracer.value(result).scalar = data
@@ -97,9 +111,8 @@ def scalar(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 @handles("arange", "linspace", "eye", "randperm")
-def positional(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def positional(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Its axis never shrinks, so neither may the sizes it was made from."""
-    value = tracer.value(result)
     numbers = [item for item in (*args, *kwargs.values()) if isinstance(item, SizeInt | SizeFloat)]
     for number in numbers:
         for poly in [number.poly] if isinstance(number, SizeInt) else number.sources:
@@ -110,8 +123,10 @@ def positional(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 @handles("split", "split_with_sizes", "unsafe_split")
-def split(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    sizes = argument(args, kwargs, 1, "split_size_or_sections", kwargs.get("split_size", kwargs.get("split_sizes")))
+def split(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    sizes = argument(
+        args, kwargs, 1, "split_size_or_sections", kwargs.get("split_size", kwargs.get("split_sizes"))
+    )
     dim = argument(args, kwargs, 2, "dim", 0)
     pieces = [tracer.value(item).axes[dim] for item in result]
     wanted = list(sizes) if isinstance(sizes, list | tuple) else [sizes] * len(pieces)
@@ -122,7 +137,7 @@ def split(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 @handles("chunk", "unsafe_chunk", "tensor_split")
-def chunk(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def chunk(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Equal pieces must stay equal."""
     dim = argument(args, kwargs, 2, "dim", 0)
     pieces = [tracer.value(item).axes[dim] for item in result]
@@ -153,11 +168,15 @@ def _too_large(tracer: Tracer, value: Value, dim: int, bound: Any) -> None:
 
 
 @handles("__getitem__", "__setitem__")
-def getitem(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def getitem(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     value = tracer.value(args[0])
     items = args[1] if isinstance(args[1], tuple) else (args[1],)
     used = sum(
-        item.dim() if isinstance(item, Tensor) and item.dtype.is_floating_point is False and str(item.dtype) == "torch.bool" else 1
+        item.dim()
+        if isinstance(item, Tensor)
+        and item.dtype.is_floating_point is False
+        and str(item.dtype) == "torch.bool"
+        else 1
         for item in items
         if item is not None and item is not Ellipsis and not isinstance(item, bool)
     )
@@ -180,7 +199,7 @@ def getitem(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str
 
 
 @handles("narrow")
-def narrow(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def narrow(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     value = tracer.value(args[0])
     dim = argument(args, kwargs, 1, "dim")
     start = argument(args, kwargs, 2, "start")
@@ -190,19 +209,23 @@ def narrow(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 @handles("repeat", "tile")
-def repeat(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def repeat(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     counts = flat(args[1:]) or list(kwargs.get("repeats") or kwargs.get("dims") or ())
     value, source = tracer.value(result), tracer.value(args[0])
     for index in range(1, len(counts) + 1):
         count = counts[-index]
         if is_int(count) and count > 1 and index <= len(value.axes):
             own = source.axes[-index] if index <= len(source.axes) else ax.ONE
-            copies = ax.factors(value.axes[-index])[: len(ax.factors(value.axes[-index])) - len(ax.factors(own))]
+            copies = ax.factors(value.axes[-index])[
+                : len(ax.factors(value.axes[-index])) - len(ax.factors(own))
+            ]
             tracer.equate(ax.product(copies), count, "a repeat")
 
 
 @handles("repeat_interleave")
-def repeat_interleave(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def repeat_interleave(
+    tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     count = argument(args, kwargs, 1, "repeats")
     dim = argument(args, kwargs, 2, "dim")
     if not is_int(count) or dim is None:
@@ -213,7 +236,7 @@ def repeat_interleave(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs
 
 
 @handles("layer_norm", "rms_norm", "native_layer_norm")
-def layer_norm(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def layer_norm(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     value = tracer.value(args[0] if args else kwargs["input"])
     shape = argument(args, kwargs, 1, "normalized_shape")
     shape = list(shape) if isinstance(shape, list | tuple) else [shape]
@@ -221,7 +244,7 @@ def layer_norm(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 @handles("group_norm")
-def group_norm(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def group_norm(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     value = tracer.value(args[0] if args else kwargs["input"])
     groups = argument(args, kwargs, 1, "num_groups")
     _equate_groups(tracer, value, 1, groups, "num_groups")
@@ -235,7 +258,9 @@ def _equate_groups(tracer: Tracer, value: Value, dim: int, groups: Any, what: st
 
 
 @handles("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def channel_shuffle(
+    tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     _equate_groups(tracer, tracer.value(args[0]), 1, argument(args, kwargs, 1, "groups"), "a channel shuffle")
 
 
@@ -243,13 +268,17 @@ _CONV_GROUPS = {"conv1d": 6, "conv2d": 6, "conv3d": 6}
 
 
 @handles(
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution",
-)  # fmt: skip
-def convolution(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise NotImplementedError  # replaced in `call_convolution`, which knows the function's name
-
-
-def call_convolution(tracer: Tracer, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "convolution",
+)
+def convolution(
+    tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     position = 6 if name in _CONV_GROUPS else 8 if name == "convolution" else 6
     groups = argument(args, kwargs, position, "groups", 1)
     value = tracer.value(args[0] if args else kwargs["input"])
@@ -260,7 +289,7 @@ def call_convolution(tracer: Tracer, name: str, args: tuple[Any, ...], kwargs: d
 
 
 @handles("pad", "constant_pad_nd")
-def pad(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def pad(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     pads = argument(args, kwargs, 1, "pad")
     value = tracer.value(result)
     source = tracer.value(args[0] if args else kwargs["input"])
@@ -277,7 +306,7 @@ def pad(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 @handles("roll")
-def roll(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def roll(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     shifts = argument(args, kwargs, 1, "shifts")
     dims = argument(args, kwargs, 2, "dims")
     if dims is None:
@@ -291,25 +320,51 @@ def roll(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, A
             _equate_bound(tracer, value, dim, -shift, "a roll")
 
 
-@handles("pixel_shuffle", "pixel_unshuffle", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "movedim")
-def nothing(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+@handles(
+    "pixel_shuffle", "pixel_unshuffle", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "movedim"
+)
+def nothing(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Their integers are dimensions or spatial factors."""
 
 
-@handles("softmax", "log_softmax", "sum", "mean", "cumsum", "unbind", "select", "stack", "cat", "clamp", "clamp_min", "clamp_max", "interpolate", "topk", "one_hot")
-def also_nothing(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+@handles(
+    "softmax",
+    "log_softmax",
+    "sum",
+    "mean",
+    "cumsum",
+    "unbind",
+    "select",
+    "stack",
+    "cat",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "interpolate",
+    "topk",
+    "one_hot",
+)
+def also_nothing(
+    tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Their integers name dimensions, positions or axes that never shrink."""
 
 
-_POWER = {"mul": 1, "__mul__": 1, "__rmul__": 1, "multiply": 1, "mul_": 1, "div": -1, "__truediv__": -1, "true_divide": -1, "div_": -1}  # fmt: skip
+_POWER = {
+    "mul": 1,
+    "__mul__": 1,
+    "__rmul__": 1,
+    "multiply": 1,
+    "mul_": 1,
+    "div": -1,
+    "__truediv__": -1,
+    "true_divide": -1,
+    "div_": -1,
+}
 
 
 @handles(*_POWER)
-def multiply(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise NotImplementedError  # replaced in `call_multiply`, which knows the function's name
-
-
-def call_multiply(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def multiply(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A tensor times a number made from sizes: a scale that pruning may have to make up for."""
     operands = [*args[:2], *(kwargs[key] for key in ("other",) if key in kwargs)]
     power = _POWER[name]
@@ -326,7 +381,7 @@ def call_multiply(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...],
 
 
 @handles("scaled_dot_product_attention")
-def attention(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def attention(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Without a scale of its own, the scores are divided by the square root of the head size."""
     scale = kwargs.get("scale", args[6] if len(args) > 6 else None)
     query = tracer.value(args[0] if args else kwargs["query"])
@@ -337,14 +392,44 @@ def attention(tracer: Tracer, result: Any, args: tuple[Any, ...], kwargs: dict[s
         tracer.scaled(query, scale, 1)
 
 
+_AS_IT_IS = frozenset(
+    """
+    to type type_as float half double bfloat16 clone detach contiguous view reshape expand unsqueeze
+    squeeze
+    """.split()
+)
+_OF_ONE = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0}
+
+
+def _carry_scalars(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...]) -> None:
+    """A tensor that holds one tracked number: followed through plain arithmetic, else an escape."""
+    numbers = [tracer.value(item).scalar if isinstance(item, Tensor) else None for item in args[:2]]
+    held = [number for number in numbers if number is not None]
+    if not held or not isinstance(result, Tensor):
+        return
+    if name in _AS_IT_IS:
+        tracer.value(result).scalar = held[0]
+    elif name in _OF_ONE:
+        tracer.value(result).scalar = held[0] ** _OF_ONE[name]
+    elif name in ("pow", "__pow__") and isinstance(args[1], int | float):
+        tracer.value(result).scalar = held[0] ** args[1]
+    elif name in _POWER and all(
+        number is not None or not isinstance(a, Tensor) for number, a in zip(numbers, args, strict=False)
+    ):
+        first, second = (
+            number if number is not None else a for number, a in zip(numbers, args, strict=False)
+        )
+        tracer.value(result).scalar = first * second if _POWER[name] > 0 else first / second
+    elif name not in _POWER:
+        tracer.used_as_value(held[0], name)
+
+
 def handle(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """What a Python-level call says about sizes."""
-    if name in _POWER:
-        call_multiply(tracer, name, result, args, kwargs)
-    elif name.startswith("conv"):
-        call_convolution(tracer, name, args, kwargs)
-    elif name in HANDLERS:
-        HANDLERS[name](tracer, result, args, kwargs)
+    _carry_scalars(tracer, name, result, args)
+    handler = HANDLERS.get(name)
+    if handler is not None:
+        handler(tracer, name, result, args, kwargs)
     else:
         for item in (*args, *kwargs.values()):
             tracer.used_as_value(item, name)

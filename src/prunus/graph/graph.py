@@ -13,12 +13,13 @@ from ..errors import InputError, PlanError, UnknownNameError
 from .axes import Node, leaves, settle
 from .constraints import Constraints, solve
 from .cost import CostModel, Costs
+from .described import descriptions
 from .names import axis_names
-from .sizes import Attribute, Opaque, sources_of
+from .sizes import Attribute, Opaque, Poly, sources_of
 from .state import Held
 from .terms import Terms
 from .tracer import Tracer
-from .values import Reason, Scale, Value
+from .values import NOWHERE, Equation, Reason, Scale, Value
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -58,9 +59,15 @@ class Graph:
     """What `prunus.trace` found. Print it for a table; ask `explain` about one layer; `plan` a cut."""
 
     def __init__(
-        self, model: nn.Module, held: list[Held], tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any],
-        real: bool, output_shapes: dict[str, tuple[int, ...]],
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        held: list[Held],
+        tracer: Tracer,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        real: bool,
+        output_shapes: dict[str, tuple[int, ...]],
+    ) -> None:
         self.model = model
         self.output_shapes = output_shapes
         self.args = args
@@ -76,11 +83,13 @@ class Graph:
         self.contracted = {item for item in tracer.contracted if item is not None}
         self.shapes = {item.name: tuple(item.tensor.shape) for item in held}
         self.aliases = {slot.name: item.name for item in held for slot in item.slots}
-        self.module_names = dict(model.named_modules(remove_duplicate=False))
+        self.module_names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         members = self._members()
         frozen = self._frozen(tracer, members)
-        self.constraints: Constraints = solve(tracer.equations, frozen)
         self.used_attributes = _used_attributes(tracer)
+        equations = [*tracer.equations, *self._descriptions()]
+        self.constraints: Constraints = solve(equations, frozen)
+        self.branches = [branch for branch in tracer.branches if self._may_move(branch.left - branch.right)]
         self.size_read = self._size_read(tracer)
         self.approximate = self._approximate(tracer)
         names = axis_names(members, self.contracted, self.values, self.terms)
@@ -118,6 +127,28 @@ class Graph:
                             frozen.setdefault(leaf, Reason("the forward pass never uses it"))
         return frozen
 
+    def _may_move(self, poly: Poly) -> bool:
+        return any(leaf not in self.constraints.frozen for leaf in self.constraints.leaves_of(poly))
+
+    def _descriptions(self) -> list[Equation]:
+        """What layers' integers say of their tensors, for the integers that the forward reads."""
+        out = []
+        for owner in {owner for owner, _ in self.used_attributes}:
+            module = self.module_names[owner]
+            for item in descriptions(module):
+                value = self.values.get(f"{owner}.{item.tensor}" if owner else item.tensor)
+                if value is None or (owner, (item.attribute,)) not in self.used_attributes:
+                    continue
+                attribute = self.used_attributes[(owner, (item.attribute,))]
+                size = Poly.var(value.axes[item.dim])
+                groups = self.used_attributes.get((owner, ("groups",)))
+                if item.grouped:
+                    size = size * (
+                        Poly.const(int(module.__dict__["groups"])) if groups is None else Poly.var(groups)
+                    )
+                out.append(Equation(Poly.var(attribute), size, NOWHERE, f"{item.attribute} of {owner!r}"))
+        return out
+
     def _approximate(self, tracer: Tracer) -> dict[Node, Reason]:
         found: dict[Node, Reason] = {}
         for node, reason in tracer.approximate:
@@ -151,7 +182,9 @@ class Graph:
         """The value of a parameter or buffer by any of its names."""
         first = self.aliases.get(name)
         if first is None:
-            raise UnknownNameError(f"the model has no parameter or buffer named {name!r}{_nearest(name, self.aliases)}")
+            raise UnknownNameError(
+                f"the model has no parameter or buffer named {name!r}{_nearest(name, self.aliases)}"
+            )
         return self.values[first]
 
     def axes_of(self, name: str, outputs_only: bool = False) -> list[Axis]:
@@ -167,7 +200,9 @@ class Graph:
             chosen = [first for alias, first in self.aliases.items() if alias.startswith(prefix)]
         else:
             known = [*self.by_name, *self.module_names, *self.aliases]
-            raise UnknownNameError(f"the model has no module, parameter or axis named {name!r}{_nearest(name, known)}")
+            raise UnknownNameError(
+                f"the model has no module, parameter or axis named {name!r}{_nearest(name, known)}"
+            )
         found: dict[Node, None] = {}
         for parameter in dict.fromkeys(chosen):
             for dim, node in enumerate(self.values[parameter].axes):
@@ -181,7 +216,8 @@ class Graph:
         if isinstance(item, str):
             return item
         if isinstance(item, Axis):
-            return item.name
+            axis: Axis = item
+            return axis.name
         for name, module in self.module_names.items():
             if module is item:
                 return name
@@ -222,8 +258,8 @@ class Graph:
         for item in self.held:
             if tuple(item.tensor.shape) != self.shapes[item.name]:
                 raise PlanError(
-                    f"the model has changed since it was traced ({item.name!r} is {tuple(item.tensor.shape)}, was "
-                    f"{self.shapes[item.name]}): trace it again"
+                    f"the model has changed since it was traced ({item.name!r} is "
+                    f"{tuple(item.tensor.shape)}, was {self.shapes[item.name]}): trace it again"
                 )
 
     def plan(
@@ -266,17 +302,18 @@ class Graph:
         return {item.name: item.tensor for item in self.held}
 
 
-def _used_attributes(tracer: Tracer) -> set[tuple[str, tuple[str | int, ...]]]:
+def _used_attributes(tracer: Tracer) -> dict[tuple[str, tuple[str | int, ...]], Attribute]:
     """Integers of modules that the forward pass did something with."""
     polys = [poly for equation in tracer.equations for poly in (equation.left, equation.right)]
     polys += [poly for poly, _ in tracer.escapes]
+    polys += [poly for branch in tracer.branches for poly in (branch.left, branch.right)]
     polys += [poly for scale in tracer.scales for poly in sources_of(scale.number)]
-    found: set[tuple[str, tuple[str | int, ...]]] = set()
+    found: dict[tuple[str, tuple[str | int, ...]], Attribute] = {}
     pending = [variable for poly in polys for variable in poly.variables()]
     while pending:
         variable = pending.pop()
         if isinstance(variable, Attribute):
-            found.add((variable.owner, variable.path))
+            found[(variable.owner, variable.path)] = variable
         elif isinstance(variable, Opaque):
             pending.extend(variable.depends)
     return found

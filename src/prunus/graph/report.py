@@ -29,7 +29,13 @@ def table(graph: Graph) -> str:
     from rich.table import Table
 
     free = Table(title=f"{type(graph.model).__name__}: axes that can be pruned", title_justify="left")
-    for column, justify in (("axis", "left"), ("size", "right"), ("tensors", "right"), ("found in", "left"), ("", "left")):
+    for column, justify in (
+        ("axis", "left"),
+        ("size", "right"),
+        ("tensors", "right"),
+        ("found in", "left"),
+        ("", "left"),
+    ):
         free.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for axis in graph.prunable:
         note = "approximate" if axis.node in graph.approximate else ""
@@ -85,7 +91,11 @@ def explain(graph: Graph, name: str) -> str:
             lines.append(f"  tied by {tie}")
         for constraint in graph.constraints.residual:
             if axis.node in constraint.poly.variables():
-                others = [graph.by_node[v].name for v in constraint.poly.variables()
-                          if v is not axis.node and v in graph.by_node]  # fmt: skip
-                lines.append(f"  tied by size to {', '.join(others)}: {constraint.equation.what} in {constraint.equation.site}")
+                others = [
+                    graph.by_node[v].name
+                    for v in constraint.poly.variables()
+                    if v is not axis.node and v in graph.by_node
+                ]
+                equation = constraint.equation
+                lines.append(f"  tied by size to {', '.join(others)}: {equation.what} in {equation.site}")
     return "\n".join(lines).strip()

@@ -13,6 +13,7 @@ came out unequal) becomes an `Opaque` variable that remembers what it depends on
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -200,6 +201,7 @@ class Recorder:
     escaped: list[Poly] = field(default_factory=list)
     on_equality: Callable[[Poly, Poly], None] | None = None
     on_escape: Callable[[Poly], None] | None = None
+    on_order: Callable[[str, Poly, Poly, bool], None] | None = None
 
 
 _recorder: list[Recorder] = []
@@ -328,29 +330,63 @@ class SizeInt(int):
 
     def __eq__(self, other: object) -> Any:
         result = int.__eq__(self, other) if isinstance(other, int) else NotImplemented
-        if result is True and not isinstance(other, bool) and _recorder:
-            callback = _recorder[0].on_equality
-            if callback is not None:
-                callback(self.poly, poly_of(other))
+        if isinstance(result, bool) and not isinstance(other, bool) and _recorder:
+            if result and _recorder[0].on_equality is not None:
+                _recorder[0].on_equality(self.poly, poly_of(other))
+            elif not result and _recorder[0].on_order is not None:
+                _recorder[0].on_order("eq", self.poly, poly_of(other), False)
         return result
 
     def __ne__(self, other: object) -> Any:
         result = self.__eq__(other)
         return result if result is NotImplemented else not result
 
+    def _ordered(self, other: Any, name: str, compare: Callable[[Any, Any], bool]) -> Any:
+        if not isinstance(other, int | float):
+            return NotImplemented
+        plain = int.__int__(other) if isinstance(other, int) else float.__float__(other)
+        outcome = compare(int.__int__(self), plain)
+        if _recorder and _recorder[0].on_order is not None and not isinstance(other, SizeFloat):
+            right = poly_of(other) if isinstance(other, int) else Poly.const(Fraction(plain))
+            _recorder[0].on_order(name, self.poly, right, outcome)
+        return outcome
+
+    def __lt__(self, other: Any) -> Any:
+        return self._ordered(other, "lt", operator.lt)
+
+    def __le__(self, other: Any) -> Any:
+        return self._ordered(other, "le", operator.le)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._ordered(other, "gt", operator.gt)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._ordered(other, "ge", operator.ge)
+
     def __float__(self) -> float:
         _escape(self)
         return float(int.__int__(self))
 
     def __int__(self) -> int:
+        """Code that asks for a plain int gets one; where it comes back as a size it is known by its value."""
         value = int.__int__(self)
         if _recorder:
             _recorder[0].leaks[value] = self.poly
+            _escape(self)
         return value
 
     __trunc__ = __int__
 
-    def __round__(self, digits: int | None = None) -> SizeInt:
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return _numpy_call(ufunc, method, inputs, kwargs)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        import numpy as np
+
+        _escape(self)
+        return np.asarray(int.__int__(self), dtype=dtype)
+
+    def __round__(self, digits: Any = None) -> SizeInt:
         return self
 
     __floor__ = __ceil__ = lambda self: self
@@ -388,6 +424,33 @@ _FLOAT_OPS: dict[str, Callable[..., float]] = {
 }
 
 
+_NUMPY_OPS = {
+    "sqrt": "sqrt",
+    "log": "log",
+    "add": "add",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "truediv",
+    "true_divide": "truediv",
+    "power": "pow",
+    "float_power": "pow",
+}
+
+
+def _numpy_call(ufunc: Any, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A NumPy function of tracked numbers: tracked where it is one of ours, else the number escapes."""
+    op = _NUMPY_OPS.get(ufunc.__name__)
+    if method == "__call__" and op is not None and all(isinstance(item, int | float) for item in inputs):
+        return SizeFloat.combine(op, *inputs)
+    plain = []
+    for item in inputs:
+        if isinstance(item, SizeInt | SizeFloat):
+            _escape(item)
+            item = int.__int__(item) if isinstance(item, SizeInt) else float.__float__(item)
+        plain.append(item)
+    return getattr(ufunc, method)(*plain, **kwargs)
+
+
 class SizeFloat(float):
     """A float computed from `SizeInt`s: `head_dim ** -0.5`. `at` recomputes it for other sizes."""
 
@@ -410,6 +473,9 @@ class SizeFloat(float):
 
     def __hash__(self) -> int:
         return float.__hash__(self)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return _numpy_call(ufunc, method, inputs, kwargs)
 
     def __reduce__(self) -> Any:
         return (float, (float.__float__(self),))
@@ -524,4 +590,6 @@ class tracked_float(metaclass=_FloatType):
     """`float` that keeps track of sizes; still good for `isinstance`."""
 
     def __new__(cls, value: Any = 0.0) -> Any:
-        return SizeFloat.combine("mul", value, 1.0) if isinstance(value, SizeInt | SizeFloat) else float(value)
+        return (
+            SizeFloat.combine("mul", value, 1.0) if isinstance(value, SizeInt | SizeFloat) else float(value)
+        )

@@ -81,7 +81,11 @@ def held_tensors(model: nn.Module) -> list[Held]:
                 add(value, Slot(name, key, "attribute"))
             elif type(value) in (dict, list) and key not in _REGISTRIES and len(value) <= MAX_ITEMS:
                 for item, inner in value.items() if isinstance(value, dict) else enumerate(value):
-                    if isinstance(inner, Tensor) and not isinstance(inner, nn.Parameter) and isinstance(item, str | int):
+                    if (
+                        isinstance(inner, Tensor)
+                        and not isinstance(inner, nn.Parameter)
+                        and isinstance(item, str | int)
+                    ):
                         add(inner, Slot(name, key, "attribute", item))
     return [*by_kind["parameter"], *by_kind["buffer"], *by_kind["attribute"]]
 

@@ -48,7 +48,9 @@ class Terms:
             memo[node] = known
         return known
 
-    def kept(self, node: Node, chosen: Mapping[Node, Tensor], memo: dict[Node, Tensor | None]) -> Tensor | None:
+    def kept(
+        self, node: Node, chosen: Mapping[Node, Tensor], memo: dict[Node, Tensor | None]
+    ) -> Tensor | None:
         """Kept indices along an axis (sorted int64), or None where all are kept."""
         node, kind, parts = self.parts(node)
         if kind == LEAF:

@@ -36,7 +36,9 @@ def trace(model: nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None
     given = _as_args(args)
     given_kwargs = dict(kwargs or {})
     if not given and not given_kwargs:
-        raise InputError("no example inputs: pass what the model's forward takes, e.g. prunus.trace(model, x)")
+        raise InputError(
+            "no example inputs: pass what the model's forward takes, e.g. prunus.trace(model, x)"
+        )
     held = held_tensors(model)
     _check_devices(held)
     return _trace(model, held, given, given_kwargs)
@@ -48,7 +50,9 @@ def _as_args(args: Any) -> tuple[Any, ...]:
     if isinstance(args, list | tuple):
         return tuple(args)
     if isinstance(args, dict):
-        raise ArgumentTypeError("args is a dict: pass keyword inputs as kwargs=..., or wrap it as args=(inputs,)")
+        raise ArgumentTypeError(
+            "args is a dict: pass keyword inputs as kwargs=..., or wrap it as args=(inputs,)"
+        )
     return (args,)
 
 
@@ -60,17 +64,20 @@ def check_model(model: Any) -> None:
         where = f"module {name!r}" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule | torch.jit.ScriptFunction):
             raise ArgumentTypeError(
-                f"{where} is TorchScript, whose code is fixed: prune the Python module and script it afterwards"
+                f"{where} is TorchScript, whose code is fixed: prune the Python module, then script it"
             )
         if "quantized" in type(module).__module__.split("."):
             raise ArgumentTypeError(
-                f"{where} is already quantised ({type(module).__name__}): prune the float model, then quantise it"
+                f"{where} is already quantised ({type(module).__name__}): prune the float model, "
+                "then quantise it"
             )
     for name, tensor in model.named_parameters():
         if tensor.is_quantized:
             raise ArgumentTypeError(f"parameter {name!r} is already quantised: prune first, then quantise")
         if isinstance(tensor, nn.parameter.UninitializedParameter):
-            raise InputError(f"parameter {name!r} is lazy: run one forward pass to give it a shape, then trace")
+            raise InputError(
+                f"parameter {name!r} is lazy: run one forward pass to give it a shape, then trace"
+            )
 
 
 def _check_devices(held: list[Held]) -> None:
@@ -87,7 +94,9 @@ def _trace(
     model: nn.Module, held: list[Held], args: tuple[Any, ...], kwargs: dict[str, Any], only_real: bool = False
 ) -> Graph:
     names = {id(module): name for name, module in model.named_modules()}
-    on_meta = bool(held) and all(item.tensor.device.type == "meta" for item in held if item.kind == "parameter")
+    on_meta = bool(held) and all(
+        item.tensor.device.type == "meta" for item in held if item.kind == "parameter"
+    )
     first_error: Exception | None = None
     for real in (True,) if on_meta or only_real else (False, True):
         tracer = Tracer(names)
@@ -106,15 +115,25 @@ def _trace(
         if any(not tracer.values[item.name].consumers for item in held if item.kind == "parameter"):
             _trace_training(model, held, args, kwargs, tracer, real)
             ops, costs, approximate, scales = counts
-            del tracer.ops[ops:], tracer.costs[costs:], tracer.approximate[approximate:], tracer.scales[scales:]
+            del (
+                tracer.ops[ops:],
+                tracer.costs[costs:],
+                tracer.approximate[approximate:],
+                tracer.scales[scales:],
+            )
         return Graph(model, held, tracer, args, kwargs, real and not on_meta, shapes)
     raise AssertionError("unreachable")
 
 
 def _trace_training(
-    model: nn.Module, held: list[Held], args: tuple[Any, ...], kwargs: dict[str, Any], tracer: Tracer, real: bool
+    model: nn.Module,
+    held: list[Held],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tracer: Tracer,
+    real: bool,
 ) -> None:
-    """Auxiliary heads that only train mode runs are coupled too; a model that cannot train is left at that."""
+    """Auxiliary heads that only train mode runs are coupled too; a model that cannot train stays as it is."""
     try:
         output = run(model, held, args, kwargs, tracer, training=True, real=real, first=False)
     except Exception:

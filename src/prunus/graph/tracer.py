@@ -14,7 +14,7 @@ from torch import Tensor
 from . import axes as ax
 from .axes import ONE, Node, NoRefinement, find
 from .sizes import Attribute, Poly, Recorder, SizeFloat, SizeInt, poly_of, size_poly, sources_of
-from .values import NOWHERE, Cost, Equation, Op, Reason, Scale, Site, Value
+from .values import NOWHERE, Branch, Cost, Equation, Op, Reason, Scale, Site, Value
 
 _TORCH = os.path.dirname(torch.__file__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -46,9 +46,10 @@ class Tracer:
         self.equations: list[Equation] = []
         self.scales: list[Scale] = []
         self.escapes: list[tuple[Poly, Site]] = []
+        self.branches: list[Branch] = []
         self.costs: list[Cost] = []
         self.contracted: set[tuple[str, int] | None] = set()
-        self.recorder = Recorder(on_equality=self._compared, on_escape=self._escaped)
+        self.recorder = Recorder(on_equality=self._compared, on_escape=self._escaped, on_order=self._ordered)
         self._versions: dict[int, int] = {}
         self._site: Site | None = None
         self.deaf = False
@@ -238,8 +239,13 @@ class Tracer:
             self.new_site()
             self.equations.append(Equation(left, right, self.site(), "a comparison"))
 
+    def _ordered(self, op: str, left: Poly, right: Poly, outcome: bool) -> None:
+        if not self.deaf and not (left - right).is_const:
+            self.new_site()
+            self.branches.append(Branch(op, left, right, outcome, self.site()))
+
     def _escaped(self, poly: Poly) -> None:
-        if not poly.is_const:
+        if not self.deaf and not poly.is_const:
             self.new_site()
             self.escapes.append((poly, self.site()))
 

@@ -97,6 +97,17 @@ class Equation:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """The code compared two sizes: `left op right` came out as `outcome`, and may not after pruning."""
+
+    op: str
+    left: Poly
+    right: Poly
+    outcome: bool
+    site: Site
+
+
+@dataclass(frozen=True)
 class Scale:
     """A tensor multiplied by `number ** power`, where `number` depends on sizes (`head_dim ** -0.5`)."""
 

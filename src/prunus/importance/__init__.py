@@ -76,7 +76,9 @@ def _load() -> None:
         import_module(f"{__name__}.{topic}")
 
 
-def scores(graph: Graph, nodes: list[Node], importance: str | Importance, seed: int | None) -> dict[Node, Tensor]:
+def scores(
+    graph: Graph, nodes: list[Node], importance: str | Importance, seed: int | None
+) -> dict[Node, Tensor]:
     """One score per unit of each axis, float64 on the CPU.
 
     Raises:
@@ -93,7 +95,9 @@ def scores(graph: Graph, nodes: list[Node], importance: str | Importance, seed: 
     found = function(scoring)
     for node in nodes:
         if node not in found or found[node].shape != (node.size,):
-            raise InputError(f"the importance gave no score of shape ({node.size},) for axis {graph.by_node[node].name!r}")
+            raise InputError(
+                f"the importance gave no score of shape ({node.size},) for axis {graph.by_node[node].name!r}"
+            )
         if not torch.isfinite(found[node]).all():
             raise _not_finite(graph, node, scoring)
     return found
@@ -105,8 +109,8 @@ def _not_finite(graph: Graph, node: Node, scoring: Scoring) -> InputError:
         for what, values in (("weights", tensor), ("gradients", tensor.grad)):
             if values is not None and not torch.isfinite(values).all():
                 return InputError(
-                    f"parameter {name!r} has {what} that are NaN or infinite, so units cannot be ranked: repair the "
-                    "model, or use importance='random'"
+                    f"parameter {name!r} has {what} that are NaN or infinite, so units cannot be ranked: "
+                    "repair the model, or use importance='random'"
                 )
     return InputError(f"scores of axis {graph.by_node[node].name!r} are not finite")
 

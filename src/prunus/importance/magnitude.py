@@ -36,4 +36,6 @@ def l2(scoring: Scoring) -> dict[Node, Tensor]:
     on_meta = _check_meta(scoring)
     if on_meta is not None:
         return on_meta
-    return {node: total.sqrt() for node, total in scoring.sum_units(lambda _, weight: weight.square()).items()}
+    return {
+        node: total.sqrt() for node, total in scoring.sum_units(lambda _, weight: weight.square()).items()
+    }

@@ -35,13 +35,19 @@ def check_ratio(value: Any, what: str = "ratio") -> float:
 
 
 def make_plan(
-    graph: Graph, ratio: float | Mapping[Any, float] | None, budget: Budget | None, importance: Any, scope: str,
-    ignore: Sequence[Any], round_to: int, seed: int | None,
-) -> Plan:  # fmt: skip
+    graph: Graph,
+    ratio: float | Mapping[Any, float] | None,
+    budget: Budget | None,
+    importance: Any,
+    scope: str,
+    ignore: Sequence[Any],
+    round_to: int,
+    seed: int | None,
+) -> Plan:
     """Check the request, choose counts, rank units, and return the plan."""
     if scope not in SCOPES:
         raise InputError(f"unknown scope {scope!r}; there are {', '.join(SCOPES)}")
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+    if type(round_to) is not int or round_to < 1:
         raise InputError(f"round_to={round_to!r} must be a whole number of at least 1")
     if budget is not None and not isinstance(budget, Budget):
         raise InputError(f"budget must be a prunus.Budget, got {type(budget).__name__}")
@@ -89,7 +95,9 @@ def _wanted(graph: Graph, ratio: Any, ignored: set[Node]) -> tuple[dict[Node, fl
         free = [axis for axis in axes if axis.prunable and axis.node not in ignored]
         if not free and value > 0:
             reasons = "; ".join(f"{axis.name} stays whole: {axis.reason or 'ignored'}" for axis in axes[:3])
-            raise InputError(f"nothing in {graph.name_of(item)!r} can be pruned: {reasons or 'it has no axes'}")
+            raise InputError(
+                f"nothing in {graph.name_of(item)!r} can be pruned: {reasons or 'it has no axes'}"
+            )
         for axis in free:
             wanted[axis.node] = max(value, wanted.get(axis.node, 0.0))
         if isinstance(item, Axis) or graph.name_of(item) in graph.by_name:
@@ -97,16 +105,20 @@ def _wanted(graph: Graph, ratio: Any, ignored: set[Node]) -> tuple[dict[Node, fl
     return {node: value for node, value in wanted.items() if value > 0}, both
 
 
-def _check_moved(graph: Graph, ratio: Mapping[Any, float], wanted: Mapping[Node, float], groups: list[Group]) -> None:
+def _check_moved(
+    graph: Graph, ratio: Mapping[Any, float], wanted: Mapping[Node, float], groups: list[Group]
+) -> None:
     moving = {node for group in groups for node in group.nodes}
     for item, part in ratio.items():
         nodes = [axis.node for axis in _named_axes(graph, item, outputs_only=True) if axis.node in wanted]
         if part > 0 and nodes and not moving.intersection(nodes):
-            ties = [c for c in graph.constraints.residual if any(node in c.poly.variables() for node in nodes)]
+            ties = [
+                c for c in graph.constraints.residual if any(node in c.poly.variables() for node in nodes)
+            ]
             others = {graph.by_node[v].name for c in ties for v in c.poly.variables() if v in graph.by_node}
             raise PruningError(
-                f"{graph.name_of(item)!r} cannot be cut alone: its size is tied to {', '.join(sorted(others))}; "
-                "name those axes in ratio too"
+                f"{graph.name_of(item)!r} cannot be cut alone: its size is tied to "
+                f"{', '.join(sorted(others))}; name those axes in ratio too"
             )
 
 

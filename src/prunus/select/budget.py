@@ -40,7 +40,8 @@ class Budget:
                 raise InputError(f"budget {key}={value!r}: give a fraction in (0, 1] or a whole number")
             if not value > 0 or (isinstance(value, float) and value > 1):
                 raise InputError(
-                    f"budget {key}={value!r}: a float is the fraction kept, in (0, 1]; an absolute value is an int"
+                    f"budget {key}={value!r}: a float is the fraction kept, in (0, 1]; "
+                    "an absolute value is an int"
                 )
 
     def targets(self, full: Costs) -> dict[str, int]:
@@ -77,14 +78,18 @@ class BudgetSolver:
         least = self.costs({index: group.smallest for index, group in enumerate(self.groups)})
         if not within(least, self.targets):
             missed = [
-                f"{name} {limit} (smallest reachable: {least[name]}, {least[name] / max(self.full[name], 1):.4f} of "
-                f"{self.full[name]})"
+                f"{name} {limit} (smallest reachable: {least[name]}, "
+                f"{least[name] / max(self.full[name], 1):.4f} of {self.full[name]})"
                 for name, limit in self.targets.items()
                 if least[name] > limit
             ]
-            raise BudgetError(f"the budget cannot be met: {'; '.join(missed)}. Raise it, or ignore fewer axes")
+            raise BudgetError(
+                f"the budget cannot be met: {'; '.join(missed)}. Raise it, or ignore fewer axes"
+            )
 
-    def search(self, steps: int, kept_after: Callable[[int], Kept], order: Sequence[int] | None = None) -> Kept:
+    def search(
+        self, steps: int, kept_after: Callable[[int], Kept], order: Sequence[int] | None = None
+    ) -> Kept:
         """The least removal in `0..steps` that meets the budget, then every unit put back that still fits.
 
         `kept_after(n)` gives the units after `n` steps of removal and must shrink with `n`.

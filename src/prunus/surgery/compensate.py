@@ -19,9 +19,7 @@ from ..graph.values import Op, Value
 Region = list[Tensor | None]
 """For each dimension the positions that are meant (bool), None for all."""
 
-_IDENTITY = frozenset(
-    "clone _to_copy alias detach contiguous lift_fresh dropout neg".split()
-)
+_IDENTITY = frozenset(["clone", "_to_copy", "alias", "detach", "contiguous", "lift_fresh", "dropout", "neg"])
 
 
 class NoWay(Exception):

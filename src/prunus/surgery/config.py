@@ -94,7 +94,10 @@ def _size_changes(plan: Plan) -> dict[int, set[int]]:
         if item.kind != "parameter":
             continue
         for node in graph.values[item.name].axes:
-            for old, new in {(node.size, graph.terms.size(node, plan.counts, memo)), *sub_sizes(plan, node, memo)}:
+            for old, new in {
+                (node.size, graph.terms.size(node, plan.counts, memo)),
+                *sub_sizes(plan, node, memo),
+            }:
                 if old != new:
                     changes.setdefault(old, set()).add(new)
     return changes

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..graph.attributes import get_attribute, set_attribute
+from ..graph.state import Held
 from .slicing import Index, Removed, cut, join
 
 Path = tuple[str | int, ...]
@@ -26,10 +27,13 @@ class Operation:
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     @torch.no_grad()
-    def slice(self, name: str, tensor: Tensor, kept: Sequence[Index]) -> None:
+    def slice(self, held: Held, kept: Sequence[Index]) -> None:
         """Cut a tensor in place: the same object, smaller; its gradient and optimizer state with it."""
+        if held.kind == "attribute":
+            self._undo.append(lambda: self._hold_again(held))
         if all(index is None for index in kept):
             return
+        tensor = held.tensor
         shape = tuple(tensor.shape)
         grad = tensor.grad
         small_grad, removed_grad = cut(grad, kept) if grad is not None else (None, None)
@@ -39,10 +43,17 @@ class Operation:
         if small_grad is not None:
             tensor.grad = small_grad
         del small, small_grad, grad
-        self.shapes[name] = tuple(tensor.shape)
+        self.shapes[held.name] = tuple(tensor.shape)
         self._undo.append(lambda: self._restore(tensor, removed, removed_grad))
         if self.optimizer is not None and isinstance(tensor, nn.Parameter):
             self._slice_state(tensor, shape, kept)
+
+    def _hold_again(self, held: Held) -> None:
+        """A tensor in a plain attribute may have been replaced by one that a forward pass made."""
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        for slot in held.slots:
+            space, key = slot.space(modules[slot.module])
+            space[key] = held.tensor
 
     @staticmethod
     def _restore(tensor: Tensor, removed: Removed, removed_grad: Removed | None) -> None:
@@ -76,12 +87,37 @@ class Operation:
     def _put(tensor: Tensor, before: Tensor) -> None:
         tensor.data.copy_(before)
 
+    def remember(self, undo: Callable[[], None]) -> None:
+        """Take over a change that was made elsewhere: `undo` takes it back."""
+        self._undo.append(undo)
+
+    @torch.no_grad()
+    def shift(self, tensor: Tensor, amount: Tensor) -> None:
+        """Add to a tensor. Undoing restores the old bits, or, where it has been trained since, subtracts."""
+        before = tensor.detach().clone()
+        tensor.data.copy_(tensor.detach().double() + amount.to(tensor.device))
+        after = tensor.detach().clone()
+
+        def take_back() -> None:
+            now = tensor.detach()
+            tensor.data.copy_(
+                torch.where(now == after, before, (now.double() - amount.to(now.device)).to(now.dtype))
+            )
+
+        self._undo.append(take_back)
+
+    def add_parameter(self, owner: str, key: str, parameter: nn.Parameter) -> None:
+        """Fill an empty slot of a module with a parameter."""
+        space = self.model.get_submodule(owner)._parameters
+        space[key] = parameter
+        self._undo.append(lambda: space.__setitem__(key, None))
+
     def set(self, owner: str, path: Path, new: Any) -> None:
         """Set an integer that a module holds."""
         old = get_attribute(self.model, owner, path)
         if type(old) is type(new) and old == new:
             return
-        top = self.model.get_submodule(owner).__dict__.get(path[0]) if path else None
+        top = self.model.get_submodule(owner).__dict__.get(str(path[0]))
         set_attribute(self.model, owner, path, new)
         key = (owner, path)
         self.attributes[key] = (self.attributes[key][0] if key in self.attributes else old, new)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
-
-from torch import nn
 
 from ..errors import SurgeryError
 from ..graph.axes import Node
+from ..graph.described import described
 from ..graph.sizes import Attribute
 from ..graph.state import mode
 from .operation import Operation
@@ -51,62 +49,12 @@ def repair_solved(operation: Operation, plan: Plan) -> None:
 # -- attributes that describe torch's own layers --------------------------------------------------------
 
 
-def _described(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """`(attribute, value)` as the tensors of one of torch's layers say."""
-    if isinstance(module, nn.Linear):
-        yield "out_features", module.weight.shape[0]
-        yield "in_features", module.weight.shape[1]
-    elif isinstance(module, nn.Bilinear):
-        yield from zip(("out_features", "in1_features", "in2_features"), module.weight.shape, strict=True)
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        first, second = module.weight.shape[0], module.weight.shape[1] * module.groups
-        yield from zip(("in_channels", "out_channels"), (first, second) if module.transposed else (second, first), strict=True)
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        tensor = module.weight if module.weight is not None else module.running_mean
-        if tensor is not None:
-            yield "num_features", tensor.shape[0]
-    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-        yield "num_channels", module.weight.shape[0]
-    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        yield from zip(("num_embeddings", "embedding_dim"), module.weight.shape, strict=True)
-    elif isinstance(module, nn.PReLU):
-        yield "num_parameters", module.weight.shape[0]
-    elif isinstance(module, nn.RNNBase):
-        yield from _described_rnn(module)
-    elif isinstance(module, nn.RNNCellBase):
-        yield "input_size", module.weight_ih.shape[1]
-        yield "hidden_size", module.weight_hh.shape[1]
-    elif isinstance(module, nn.MultiheadAttention):
-        yield from _described_attention(module)
-
-
-def _described_rnn(module: nn.RNNBase) -> Iterator[tuple[str, int]]:
-    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    yield "input_size", module.weight_ih_l0.shape[1]
-    yield "hidden_size", module.weight_ih_l0.shape[0] // gates
-    if module.proj_size:
-        yield "proj_size", module.weight_hh_l0.shape[1]
-
-
-def _described_attention(module: nn.MultiheadAttention) -> Iterator[tuple[str, int]]:
-    query = module.in_proj_weight if module._qkv_same_embed_dim else module.q_proj_weight
-    width = query.shape[1]
-    yield "embed_dim", width
-    if module._qkv_same_embed_dim:
-        yield "kdim", width
-        yield "vdim", width
-    else:
-        yield "kdim", module.k_proj_weight.shape[1]
-        yield "vdim", module.v_proj_weight.shape[1]
-    yield "head_dim", module.out_proj.weight.shape[1] // module.num_heads
-
-
 def repair_described(operation: Operation, plan: Plan) -> None:
     """`in_features`, `num_channels` and so on of torch's layers, from the tensors they now hold."""
-    used = {(a.owner, a.path) for a in plan.graph.constraints.solutions}
+    used = plan.graph.used_attributes
     with mode(operation.model, False):
         for name, module in operation.model.named_modules():
-            for key, value in _described(module):
+            for key, value in described(module):
                 if type(module.__dict__.get(key)) is int and (name, (key,)) not in used:
                     operation.set(name, (key,), int(value))
 
@@ -127,9 +75,16 @@ def repair_by_size(operation: Operation, plan: Plan) -> None:
         if not table or type(module).__module__.startswith("torch.nn.modules"):
             continue
         for key, value in list(module.__dict__.items()):
-            if type(value) is not int or value <= 1 or (name, (key,)) in used or not _SIZES.search(key.lower()):
+            if (
+                type(value) is not int
+                or value <= 1
+                or (name, (key,)) in used
+                or not _SIZES.search(key.lower())
+            ):
                 continue
-            new = table.get(("axis" if "head" in key or "group" in key else "dim", value)) or table.get(("axis", value))
+            new = table.get(("axis" if "head" in key or "group" in key else "dim", value)) or table.get(
+                ("axis", value)
+            )
             if new is not None and len(new) == 1:
                 operation.set(name, (key,), next(iter(new)))
 
@@ -179,4 +134,3 @@ def repair(operation: Operation, plan: Plan) -> None:
     repair_described(operation, plan)
     repair_by_size(operation, plan)
     repair_config(operation, plan)
-

@@ -69,7 +69,9 @@ def join(tensor: Tensor, removed: Removed) -> Tensor:
         shape = list(tensor.shape)
         shape[d] = removed.shape[d]
         if number == 0:
-            whole = torch.empty_strided(removed.shape, removed.stride, dtype=tensor.dtype, device=tensor.device)
+            whole = torch.empty_strided(
+                removed.shape, removed.stride, dtype=tensor.dtype, device=tensor.device
+            )
         else:
             whole = tensor.new_empty(shape)
         whole.index_copy_(d, index.to(tensor.device), tensor.to(whole.dtype))

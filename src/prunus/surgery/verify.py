@@ -88,8 +88,8 @@ def verify(plan: Plan, model: nn.Module) -> None:
         ) from error
     if after.output_shapes != graph.output_shapes:
         raise SurgeryError(
-            f"the pruned model's outputs have other shapes: {after.output_shapes}, were {graph.output_shapes}; "
-            f"suspected: {_suspects(plan, '')}"
+            f"the pruned model's outputs have other shapes: {after.output_shapes}, "
+            f"were {graph.output_shapes}; suspected: {_suspects(plan, '')}"
         )
     layout = _Layout(plan, after)
     for item in held:
@@ -100,8 +100,8 @@ def verify(plan: Plan, model: nn.Module) -> None:
             if not layout.agree(a, b):
                 names = [graph.by_node[n].name for n in graph.terms.leaves(a) if n in plan.counts]
                 raise SurgeryError(
-                    f"dimension {dim} of {item.name!r} is not laid out as planned (axes {', '.join(names) or 'unchanged'}); "
-                    "name them in ignore=[...] to leave them whole"
+                    f"dimension {dim} of {item.name!r} is not laid out as planned "
+                    f"(axes {', '.join(names) or 'unchanged'}); name them in ignore=[...] to leave them whole"
                 )
 
 

@@ -73,6 +73,8 @@ def _load() -> None:
 def rule_of(op: Op) -> Rule:
     _load()
     name = op.name if op.name in RULES else op.name.rstrip("_")
+    if name in ("max", "min") and "other" in op.args:
+        return RULES["add"]
     if name in RULES:
         return RULES[name]
     if torch.Tag.pointwise in op.func.tags:

@@ -138,11 +138,11 @@ class Choose(Pointwise):
         if not bool(same.any()):
             return [facts]
         rank = len(op.outs[0].axes)
-        same, value = _ranked(same, rank), _ranked(a.value, rank)
+        same, value = ranked(same, rank), ranked(a.value, rank)
         return [found(facts.known | same, torch.where(same, value, facts.value))]
 
 
-def _ranked(tensor: Tensor, rank: int) -> Tensor:
+def ranked(tensor: Tensor, rank: int) -> Tensor:
     return tensor.reshape((1,) * (rank - tensor.dim()) + tuple(tensor.shape))
 
 
@@ -162,7 +162,7 @@ class Copy(Rule):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         source = study.facts(op.args["src"])
         rank = len(op.outs[0].axes)
-        return [Facts(_ranked(source.known, rank), _ranked(source.value, rank))]
+        return [Facts(ranked(source.known, rank), ranked(source.value, rank))]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         return [(op.args["src"], fitted(joined(needs), op.args["src"]))]

@@ -34,7 +34,7 @@ class View(Rule):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         source, out = op.inputs()[0], op.outs[0]
         facts = study.facts(source)
-        if self._odd(source, out) or not facts.any:
+        if self._odd(source, out):
             return nothing(op, study)
         parts = (regrouped(t, source.shape, out.shape) for t in (facts.known, facts.value))
         sums = None

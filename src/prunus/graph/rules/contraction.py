@@ -60,7 +60,12 @@ def _with_bias(
 
 @rule("mv", "addmv", "dot", "vdot", "addmv_")
 def mv(tracer: Tracer, call: Call) -> Any:
-    names = {"mv": ("self", "vec"), "addmv": ("mat", "vec"), "dot": ("self", "tensor"), "vdot": ("self", "other")}
+    names = {
+        "mv": ("self", "vec"),
+        "addmv": ("mat", "vec"),
+        "dot": ("self", "tensor"),
+        "vdot": ("self", "other"),
+    }
     first, second = names[call.name.rstrip("_")]
     a, b = call[first], call[second]
     tracer.contract(a, len(a.axes) - 1, b, 0, call.name)
@@ -109,7 +114,9 @@ def trilinear(tracer: Tracer, call: Call) -> Any:
     for nodes, flags in operands:
         for dim in range(rank):
             if nodes[dim].size > 1:
-                out[dim] = nodes[dim] if out[dim].size == 1 else tracer.unify(out[dim], nodes[dim], "bilinear")
+                out[dim] = (
+                    nodes[dim] if out[dim].size == 1 else tracer.unify(out[dim], nodes[dim], "bilinear")
+                )
                 zero[dim] = zero[dim] or flags[dim]
     for index in (1, 2, 3):
         value = call[f"i{index}"]
@@ -144,15 +151,25 @@ def convolution(tracer: Tracer, call: Call) -> Any:
     for node in weight.axes[2:]:
         tracer.freeze(node, "the kernel of a convolution")
     spatial = _convolved(tracer, x, weight, call)
-    loops = [x.axes[0], *(x.axes[2:] if transposed else spatial), weight.axes[0], weight.axes[1], *weight.axes[2:]]
+    loops = [
+        x.axes[0],
+        *(x.axes[2:] if transposed else spatial),
+        weight.axes[0],
+        weight.axes[1],
+        *weight.axes[2:],
+    ]
     tracer.cost("convolution", loops)
-    return [x.axes[0], channels, *spatial], [bias is None and tracer.zero_of(x)[0], zero, *[True] * len(spatial)]
+    return [x.axes[0], channels, *spatial], [
+        bias is None and tracer.zero_of(x)[0],
+        zero,
+        *[True] * len(spatial),
+    ]
 
 
-def _grouped(
-    tracer: Tracer, x: Value, weight: Value, groups: int, transposed: bool
-) -> tuple[Node, bool]:
-    group_x, inner_x = tracer.regroup([x.axes[1]], [groups, x.axes[1].size // groups], "a grouped convolution")
+def _grouped(tracer: Tracer, x: Value, weight: Value, groups: int, transposed: bool) -> tuple[Node, bool]:
+    group_x, inner_x = tracer.regroup(
+        [x.axes[1]], [groups, x.axes[1].size // groups], "a grouped convolution"
+    )
     stacked = weight.axes[0]
     group_w, inner_w = tracer.regroup([stacked], [groups, stacked.size // groups], "a grouped convolution")
     group = tracer.unify(group_x, group_w, "grouped convolution")

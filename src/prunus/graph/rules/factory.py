@@ -10,16 +10,43 @@ from . import rule
 
 
 @rule(
-    "zeros", "new_zeros", "empty", "new_empty", "ones", "new_ones", "full", "new_full", "rand", "randn", "randint",
-    "empty_strided", "new_empty_strided", "scalar_tensor", "empty_permuted", "empty_quantized",
-)  # fmt: skip
+    "zeros",
+    "new_zeros",
+    "empty",
+    "new_empty",
+    "ones",
+    "new_ones",
+    "full",
+    "new_full",
+    "rand",
+    "randn",
+    "randint",
+    "empty_strided",
+    "new_empty_strided",
+    "scalar_tensor",
+    "empty_permuted",
+    "empty_quantized",
+)
 def uniform(tracer: Tracer, call: Call) -> Any:
     zero = "zeros" in call.name
     sizes = call.shape()
     return [leaf(size) for size in sizes], [zero] * len(sizes)
 
 
-@rule("arange", "linspace", "eye", "logspace", "range", "tril_indices", "triu_indices", "randperm", "hann_window", "_pin_memory", "kaiser_window", "hamming_window")
+@rule(
+    "arange",
+    "linspace",
+    "eye",
+    "logspace",
+    "range",
+    "tril_indices",
+    "triu_indices",
+    "randperm",
+    "hann_window",
+    "_pin_memory",
+    "kaiser_window",
+    "hamming_window",
+)
 def positional(tracer: Tracer, call: Call) -> Any:
     sizes = call.shape()
     text = f"its values are positions ({call.name})"

@@ -53,7 +53,9 @@ def index(tracer: Tracer, call: Call) -> Any:
     shape = call.shape()
     rank = len(shape) - len(kept)
     if any(item.dtype in BOOLEAN for item in found) or any(len(item.axes) > rank for item in found):
-        looked_up: list[Node] = [tracer.spatial(size, "indexed by data") for size in _new(shape, kept, indexed, rank)]
+        looked_up: list[Node] = [
+            tracer.spatial(size, "indexed by data") for size in _new(shape, kept, indexed, rank)
+        ]
     else:
         looked_up = broadcast(tracer, found, rank, "index")
     adjacent = positions == list(range(positions[0], positions[-1] + 1)) if positions else True
@@ -131,9 +133,21 @@ def gather(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(
-    "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "index_add",
-    "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_", "index_reduce", "index_reduce_",
-)  # fmt: skip
+    "scatter",
+    "scatter_",
+    "scatter_add",
+    "scatter_add_",
+    "scatter_reduce",
+    "scatter_reduce_",
+    "index_add",
+    "index_add_",
+    "index_copy",
+    "index_copy_",
+    "index_fill",
+    "index_fill_",
+    "index_reduce",
+    "index_reduce_",
+)
 def scatter(tracer: Tracer, call: Call) -> Any:
     value: Value = call["self"]
     dim = int(call["dim"]) % max(len(value.axes), 1)
@@ -150,7 +164,21 @@ def scatter(tracer: Tracer, call: Call) -> Any:
     return value.axes, [False] * len(value.axes)
 
 
-@rule("masked_scatter", "masked_scatter_", "take", "put", "masked_select", "nonzero", "unique_consecutive", "_unique2", "multinomial", "bincount", "histc", "unique_dim", "repeat_interleave_tensor")
+@rule(
+    "masked_scatter",
+    "masked_scatter_",
+    "take",
+    "put",
+    "masked_select",
+    "nonzero",
+    "unique_consecutive",
+    "_unique2",
+    "multinomial",
+    "bincount",
+    "histc",
+    "unique_dim",
+    "repeat_interleave_tensor",
+)
 def by_data(tracer: Tracer, call: Call) -> Any:
     """Which units come out depends on values alone."""
     for value in call.values:

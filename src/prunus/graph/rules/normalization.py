@@ -30,10 +30,18 @@ def _zero(tracer: Tracer, x: Value, dims: list[int], weight: Value | None, bias:
 
 
 @rule(
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-    "_native_batch_norm_legit_functional", "miopen_batch_norm", "batch_norm_with_update", "_batch_norm_no_update",
-    "_batch_norm_with_update", "_batch_norm_impl_index", "_batch_norm_with_update_functional",
-)  # fmt: skip
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm",
+    "_native_batch_norm_legit_functional",
+    "miopen_batch_norm",
+    "batch_norm_with_update",
+    "_batch_norm_no_update",
+    "_batch_norm_with_update",
+    "_batch_norm_impl_index",
+    "_batch_norm_with_update_functional",
+)
 def batch_norm(tracer: Tracer, call: Call) -> Any:
     x: Value = call["input"]
     members = [call.get(key) for key in ("weight", "bias", "running_mean", "running_var")]
@@ -46,7 +54,11 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
                 tracer.approximates(node, "batch norm takes its statistics over it")
     zero = _zero(tracer, x, [1], call.get("weight"), call.get("bias"))
     rest = [
-        ([nodes[1]] if len(out.shape) == 1 and out.shape[0] == nodes[1].size else [leaf(s) for s in out.shape])
+        (
+            [nodes[1]]
+            if len(out.shape) == 1 and out.shape[0] == nodes[1].size
+            else [leaf(s) for s in out.shape]
+        )
         for out in call.outs[1:]
     ]
     return [(nodes, zero), *((axes, [False] * len(axes)) for axes in rest)]

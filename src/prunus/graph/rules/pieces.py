@@ -90,7 +90,16 @@ def slice_scatter(tracer: Tracer, call: Call) -> Any:
     return value.axes, [False] * len(value.axes)
 
 
-@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "split_copy", "split_with_sizes_copy")
+@rule(
+    "split",
+    "split_with_sizes",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
+    "chunk",
+    "unsafe_chunk",
+    "split_copy",
+    "split_with_sizes_copy",
+)
 def split(tracer: Tracer, call: Call) -> Any:
     value: Value = call["self"]
     dim = int(call.get("dim", 0)) % len(value.axes)
@@ -191,7 +200,14 @@ def constant_pad(tracer: Tracer, call: Call) -> Any:
     return nodes, zero
 
 
-@rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d")
+@rule(
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+)
 def mirrored_pad(tracer: Tracer, call: Call) -> Any:
     value: Value = call["self"]
     spatial = len(call["padding"]) // 2

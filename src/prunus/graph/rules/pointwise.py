@@ -11,18 +11,23 @@ from ..values import Value
 from . import rule
 
 KEEP_ZERO = frozenset(
-    """abs relu relu_ relu6 gelu silu silu_ elu elu_ selu leaky_relu leaky_relu_ celu tanh sin sinh tan asin
-    atan asinh atanh erf hardtanh hardtanh_ hardswish hardswish_ mish softsign sgn sign neg sqrt square
-    expm1 log1p ceil floor round trunc frac nan_to_num prelu _prelu_kernel rrelu_with_noise threshold
-    positive logical_and dropout deg2rad rad2deg softshrink hardshrink tanhshrink real imag conj
-    conj_physical _conj angle bernoulli view_copy bitwise_and""".split()
+    """
+    abs relu relu_ relu6 gelu silu silu_ elu elu_ selu leaky_relu leaky_relu_ celu tanh sin
+    sinh tan asin atan asinh atanh erf hardtanh hardtanh_ hardswish hardswish_ mish softsign
+    sgn sign neg sqrt square expm1 log1p ceil floor round trunc frac nan_to_num prelu
+    _prelu_kernel rrelu_with_noise threshold positive logical_and dropout deg2rad rad2deg
+    softshrink hardshrink tanhshrink real imag conj conj_physical _conj angle bernoulli
+    view_copy bitwise_and
+    """.split()
 )
 """Functions with f(0) = 0: a removed unit that is zero stays zero."""
 
 ANY_ZERO = frozenset({"mul", "logical_and", "bitwise_and", "__and__"})
 """Zero where any operand is."""
 
-FIRST_ZERO = frozenset({"div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "copysign", "ldexp"})
+FIRST_ZERO = frozenset(
+    {"div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "copysign", "ldexp"}
+)
 """Zero where the first operand is."""
 
 
@@ -57,7 +62,11 @@ def _keeps_zero(name: str, tensors: int, numbers: list[Any], args: dict[str, Any
     if name in ANY_ZERO:
         return "any"
     if name in FIRST_ZERO:
-        return "first" if tensors and not (name == "pow" and not isinstance(args.get("self"), Value)) else "never"
+        return (
+            "first"
+            if tensors and not (name == "pow" and not isinstance(args.get("self"), Value))
+            else "never"
+        )
     if name in ("add", "sub", "rsub", "maximum", "minimum", "add_relu", "lerp", "addcmul", "addcdiv"):
         return "all" if all(number == 0 for number in numbers) or name in ("lerp", "addcmul") else "never"
     if name in ("clamp", "clamp_min", "clamp_max", "hardtanh"):
@@ -81,9 +90,7 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     for dim, size in enumerate(sizes):
         if out[dim].size != size:
             out[dim] = tracer.spatial(size, "broadcast by a constant")
-    numbers = [
-        call.args[key] for key in ("other", "value") if isinstance(call.args.get(key), int | float)
-    ]
+    numbers = [call.args[key] for key in ("other", "value") if isinstance(call.args.get(key), int | float)]
     kind = _keeps_zero(call.name, len(values), numbers, call.args)
     zeros = [broadcast_zero(tracer, value, rank, sizes) for value in values]
     if kind == "branches":
@@ -119,12 +126,39 @@ def same(tracer: Tracer, call: Call) -> Any:
 
 
 rule(
-    "clone", "_to_copy", "alias", "detach", "detach_", "contiguous", "lift_fresh", "lift_fresh_copy", "lift",
-    "to", "alias_copy", "detach_copy", "_conj", "_neg_view", "resolve_conj", "resolve_neg", "view_dtype",
-    "dropout", "native_dropout_backward", "requires_grad_", "zero", "zero_", "_reshape_alias_copy",
-    "fake_quantize_per_tensor_affine", "rrelu_with_noise", "rrelu_with_noise_", "bernoulli", "bernoulli_",
-    "_fused_dropout", "rename", "values", "nan_to_num_",
-)(same)  # fmt: skip
+    "clone",
+    "_to_copy",
+    "alias",
+    "detach",
+    "detach_",
+    "contiguous",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "lift",
+    "to",
+    "alias_copy",
+    "detach_copy",
+    "_conj",
+    "_neg_view",
+    "resolve_conj",
+    "resolve_neg",
+    "view_dtype",
+    "dropout",
+    "native_dropout_backward",
+    "requires_grad_",
+    "zero",
+    "zero_",
+    "_reshape_alias_copy",
+    "fake_quantize_per_tensor_affine",
+    "rrelu_with_noise",
+    "rrelu_with_noise_",
+    "bernoulli",
+    "bernoulli_",
+    "_fused_dropout",
+    "rename",
+    "values",
+    "nan_to_num_",
+)(same)
 
 
 @rule("native_dropout")
@@ -170,9 +204,22 @@ def zeros_like(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(
-    "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "normal_", "uniform_",
-    "exponential_", "random_", "normal", "cauchy_", "log_normal_", "geometric_", "trunc_normal_",
-)  # fmt: skip
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "normal_",
+    "uniform_",
+    "exponential_",
+    "random_",
+    "normal",
+    "cauchy_",
+    "log_normal_",
+    "geometric_",
+    "trunc_normal_",
+)
 def any_like(tracer: Tracer, call: Call) -> Any:
     value = call.values[0]
     return value.axes, [False] * len(value.axes)
@@ -193,9 +240,21 @@ def view_as_real(tracer: Tracer, call: Call) -> Any:
 
 
 rule(
-    "polar", "complex", "hardswish", "hardswish_", "log_sigmoid_forward", "special_logit", "where", "rsub",
-    "masked_fill", "masked_fill_", "__and__", "__or__", "__xor__", "dist",
-)(pointwise)  # fmt: skip
+    "polar",
+    "complex",
+    "hardswish",
+    "hardswish_",
+    "log_sigmoid_forward",
+    "special_logit",
+    "where",
+    "rsub",
+    "masked_fill",
+    "masked_fill_",
+    "__and__",
+    "__or__",
+    "__xor__",
+    "dist",
+)(pointwise)
 
 
 @rule("bucketize", "isin")

@@ -45,9 +45,22 @@ def sum_(tracer: Tracer, call: Call) -> Any:
 
 
 @rule(
-    "mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "prod", "logsumexp", "all",
-    "aminmax", "nanmean", "_logcumsumexp",
-)  # fmt: skip
+    "mean",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "prod",
+    "logsumexp",
+    "all",
+    "aminmax",
+    "nanmean",
+    "_logcumsumexp",
+)
 def statistic(tracer: Tracer, call: Call) -> Any:
     value = call.values[0]
     dims = reduced_dims(call, len(value.axes))

@@ -11,8 +11,15 @@ from . import rule
 
 
 @rule(
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten", "reshape_copy", "view_copy",
-)  # fmt: skip
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "unflatten",
+    "flatten",
+    "reshape_copy",
+    "view_copy",
+)
 def view(tracer: Tracer, call: Call) -> Any:
     value: Value = call["self"]
     sizes = call.shape()
@@ -167,7 +174,9 @@ def as_strided(tracer: Tracer, call: Call) -> Any:
         return value.axes, tracer.zero_of(value)
     for node in value.axes:
         tracer.freeze(node, "read through raw strides (as_strided)")
-    return [tracer.spatial(size, "read through raw strides (as_strided)") for size in sizes], [False] * len(sizes)
+    return [tracer.spatial(size, "read through raw strides (as_strided)") for size in sizes], [False] * len(
+        sizes
+    )
 
 
 @rule("diagonal", "diagonal_copy", "diag_embed", "diag", "tril", "triu", "tril_", "triu_")

@@ -1,0 +1,75 @@
+"""Masks of `torch.nn.utils.prune` made permanent, and put back.
+
+A masked module holds `weight_orig` and `weight_mask`, and a hook multiplies them into `weight` before each
+forward. Compaction ends that, as `torch.nn.utils.prune.remove` does: the weight becomes an ordinary parameter
+with zeros where it was masked. Unlike `remove`, this can be undone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+
+
+def _hooks(module: nn.Module) -> Iterator[tuple[int, BasePruningMethod]]:
+    for key, hook in module._forward_pre_hooks.items():
+        if isinstance(hook, BasePruningMethod):
+            yield key, hook
+
+
+def make_permanent(model: nn.Module) -> Callable[[], None] | None:
+    """Turn masked tensors into ordinary parameters; returns how to undo that, or None if there are none.
+
+    A parameter that is masked in one module and used unmasked, or with another mask, in another one keeps
+    its mask.
+    """
+    uses = Counter(id(p) for module in set(model.modules()) for p in module._parameters.values() if p is not None)
+    undo: list[Callable[[], None]] = []
+    for module in set(model.modules()):
+        masked = [(key, hook) for key, hook in _hooks(module)
+                  if uses[id(module._parameters[f"{hook._tensor_name}_orig"])] == 1]  # fmt: skip
+        if masked:
+            undo.append(_unmask(module, masked))
+    if not undo:
+        return None
+
+    def put_back() -> None:
+        while undo:
+            undo.pop()()
+
+    return put_back
+
+
+@torch.no_grad()
+def _unmask(module: nn.Module, masked: list[tuple[int, BasePruningMethod]]) -> Callable[[], None]:
+    spaces = (module._parameters, module._buffers, module._forward_pre_hooks, module.__dict__)
+    saved = [dict(space) for space in spaces]
+    values: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+    for key, hook in masked:
+        name = hook._tensor_name
+        original = module._parameters.pop(f"{name}_orig")
+        mask = module._buffers.pop(f"{name}_mask")
+        assert original is not None and mask is not None
+        values.append((original, original.data, mask))
+        original.data = original.data * mask.to(original.dtype)
+        module.__dict__.pop(name, None)
+        module._parameters[name] = original
+        del module._forward_pre_hooks[key]
+
+    def put_back() -> None:
+        for original, before, mask in values:
+            same = original.data == before * mask.to(before.dtype)
+            original.data = before if bool(same.all()) else torch.where(same, before, original.data)
+        for space, content in zip(spaces, saved, strict=True):
+            _restore(space, content)
+
+    return put_back
+
+
+def _restore(space: dict[str, object], content: dict[str, object]) -> None:
+    space.clear()
+    space.update(content)

@@ -1,0 +1,86 @@
+"""A compaction as a plan: what to cut, what to fold, what was left alone and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..graph.axes import Node
+from ..graph.graph import Graph
+from ..plan import Plan
+from ..surgery.operation import Operation
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Constants of removed units added to a tensor: a bias, or (negative) a running mean."""
+
+    name: str
+    amount: Tensor
+
+
+@dataclass(frozen=True)
+class NewBias:
+    """Constants of removed units as a bias that a layer did not have."""
+
+    module: str
+    weight: str
+    dim: int
+    amount: Tensor
+
+
+class Compaction(Plan):
+    """A `Plan` that removes units without changing what the model computes.
+
+    Attributes:
+        left_alone: axes that still hold empty units, each with the reason.
+        folded: tensors that took the constants of removed units.
+        added: biases that layers got because there was no tensor to take them.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        chosen: Mapping[Node, Tensor],
+        shifts: list[Shift],
+        new: list[NewBias],
+        left_alone: dict[str, str],
+    ) -> None:
+        super().__init__(graph, chosen)
+        self._shifts = shifts
+        self._new = new
+        self.left_alone = left_alone
+        self.before: Callable[[], None] | None = None
+
+    @property
+    def folded(self) -> list[str]:
+        return [shift.name for shift in self._shifts]
+
+    @property
+    def added(self) -> list[str]:
+        return [f"{item.module}.bias" if item.module else "bias" for item in self._new]
+
+    @property
+    def approximate_axes(self) -> dict[str, str]:  # type: ignore[override]
+        """None: a compacted model computes what it computed before."""
+        return {}
+
+    def prepare(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
+        if self.before is not None:
+            operation.remember(self.before)
+        for shift in self._shifts:
+            operation.shift(tensors[shift.name], shift.amount)
+        for item in self._new:
+            weight = tensors[item.weight]
+            kept = self.kept(item.weight)[item.dim]
+            amount = item.amount if kept is None else item.amount[kept.to(item.amount.device)]
+            bias = nn.Parameter(amount.to(weight.device, weight.dtype), requires_grad=weight.requires_grad)
+            operation.add_parameter(item.module, "bias", bias)
+
+    def as_data(self, operation: Operation | None = None) -> dict[str, Any]:
+        return {**super().as_data(operation), "compaction": True, "folded": self.folded, "added": self.added}
+
+

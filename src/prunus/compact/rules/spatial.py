@@ -1,0 +1,107 @@
+"""Pooling, resizing and mirrored padding: a channel that is one constant stays it, away from zero padding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ...graph.values import Op, Value
+from ..facts import Facts, alike, found, unknown, whole
+from . import Needs, Rule, rule
+from .pointwise import joined
+
+if TYPE_CHECKING:
+    from ..study import Study
+
+
+def _names(text: str) -> list[str]:
+    return [name.format(dims) for name in text.split() for dims in (1, 2, 3)]
+
+
+class Spatial(Rule):
+    """Leading dimensions pass, the others are positions; every output is an average or a pick over a window."""
+
+    def positions(self, op: Op) -> list[int]:
+        """The spatial dimensions of the input."""
+        raise NotImplementedError
+
+    def border(self, op: Op) -> bool:
+        """Whether zeros from outside the image enter."""
+        return False
+
+    def source(self, op: Op) -> Value:
+        return op.inputs()[0]
+
+    def facts(self, op: Op, study: Study) -> list[Facts]:
+        source, out = self.source(op), op.outs[0]
+        facts = alike(study.facts(source), self.positions(op))
+        if len(out.axes) != len(source.axes):
+            return [unknown(value, study.device) for value in op.outs]
+        known = facts.zero if self.border(op) else facts.known
+        return [found(known, facts.value), *(unknown(value, study.device) for value in op.outs[1:])]
+
+    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
+        source = self.source(op)
+        positions = self.positions(op)
+        own = whole(joined(needs), positions)
+        others = [(value, study.full(value)) for value in op.inputs() if value is not source]
+        return [(source, own), *others]
+
+
+@rule(
+    *_names("max_pool{}d_with_indices max_pool{}d adaptive_avg_pool{}d _adaptive_avg_pool{}d adaptive_max_pool{}d"),
+    *_names("avg_pool{}d fractional_max_pool{}d mkldnn_max_pool{}d mkldnn_adaptive_avg_pool{}d"),
+    *_names("upsample_nearest{}d upsample_linear{}d upsample_bilinear{}d upsample_bicubic{}d upsample_trilinear{}d"),
+    *_names("_upsample_nearest_exact{}d _upsample_bilinear{}d_aa _upsample_bicubic{}d_aa"),
+    *_names("reflection_pad{}d replication_pad{}d"),
+)
+class Window(Spatial):
+    def positions(self, op: Op) -> list[int]:
+        count = next(int(c) for c in op.name if c in "123")
+        rank = len(op.inputs()[0].axes)
+        return list(range(rank - count, rank))
+
+    def border(self, op: Op) -> bool:
+        if not op.name.startswith("avg_pool"):
+            return False
+        padded = any(int(p) for p in op.args.get("padding") or ()) and bool(op.args.get("count_include_pad", True))
+        return padded or op.args.get("divisor_override") is not None
+
+
+@rule("grid_sampler_2d", "grid_sampler", "grid_sampler_3d", "cudnn_grid_sampler")
+class GridSampler(Spatial):
+    def source(self, op: Op) -> Value:
+        value: Value = op.args["input"]
+        return value
+
+    def positions(self, op: Op) -> list[int]:
+        return list(range(2, len(op.args["input"].axes)))
+
+    def border(self, op: Op) -> bool:
+        return True
+
+
+@rule("im2col")
+class Unfold(Rule):
+    """Patches: `C` becomes `C x kernel`; padding brings in zeros."""
+
+    def facts(self, op: Op, study: Study) -> list[Facts]:
+        source: Value = op.args["self"]
+        rank, out = len(source.axes), op.outs[0]
+        facts = alike(study.facts(source), [rank - 2, rank - 1])
+        known = facts.zero if any(int(p) for p in op.args["padding"]) else facts.known
+        kernel = out.shape[-2] // source.shape[-3]
+
+        def patches(tensor: Tensor) -> Tensor:
+            full = tensor.expand(*tensor.shape[:-3], source.shape[-3], 1, 1).squeeze(-1)
+            return full.expand(*full.shape[:-1], kernel).flatten(-2).unsqueeze(-1)
+
+        return [found(patches(known), patches(facts.value))]
+
+    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
+        source: Value = op.args["self"]
+        need = whole(joined(needs), [len(op.outs[0].axes) - 1])
+        if need.shape[-2] > 1:
+            need = need.unflatten(-2, (source.shape[-3], -1)).any(-2)
+        return [(source, need.unsqueeze(-1))]

@@ -1,0 +1,236 @@
+"""What a traced model makes of its weights: which entries are constants, and which units nothing needs.
+
+One pass forward over the recorded operations finds the constants, one pass backward finds what the outputs
+depend on, and, on its way, the units that have to stay. Rules in `rules/` say what each operation does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..graph.axes import Node, product
+from ..graph.graph import Graph
+from ..graph.state import device_of
+from ..graph.values import Op, Reason, Value
+from .aliases import overwritten
+from .facts import Facts, constant, unknown
+from .folds import Target, Targets
+from .rules import rule_of
+from .rules.contraction import Contraction, Product
+from .rules.pointwise import evaluate
+
+Gone = dict[Node, Tensor]
+"""For each leaf axis the units that go, as a bool mask on the CPU."""
+
+
+@dataclass
+class Fold:
+    """A product some of whose terms are constants, and the place that takes them. `terms` has one entry a k."""
+
+    op: Op
+    rule: Contraction
+    product: Product
+    terms: Tensor
+    target: Target
+
+
+@dataclass
+class Verdict:
+    """Units that have to stay, each with the first reason found, and the constants to fold if others go."""
+
+    held: dict[Node, Tensor] = field(default_factory=dict)
+    reasons: dict[Node, list[tuple[Tensor, Reason]]] = field(default_factory=lambda: defaultdict(list))
+    folds: list[Fold] = field(default_factory=list)
+
+
+class Study:
+    """A graph read for constants. Rules call its methods and nothing else."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.device = device_of(graph.held) or torch.device("cpu")
+        self.overwritten = overwritten(graph)
+        self.tensors = {item.name: item.tensor for item in graph.held if item.kind != "attribute"}
+        self.prunable = {axis.node for axis in graph.prunable}
+        self._facts: dict[Value, Facts] = {}
+        self._leaves: dict[Node, tuple[Node, ...]] = {}
+        for op in graph.ops:
+            self._read(op)
+        self.contractions = [op for op in graph.ops if isinstance(rule_of(op), Contraction)]
+        self.targets = Targets(graph, self.contractions)
+        self.refused: dict[Node, Reason] = {}
+        self.verdict = Verdict()
+        self.gone: Gone = {}
+
+    # -- forward --------------------------------------------------------------------------------------
+
+    def _read(self, op: Op) -> None:
+        outs = rule_of(op).facts(op, self)
+        if not any(facts.any or facts.sums_to_one is not None for facts in outs):
+            outs = self._computed(op) or outs
+        for value, facts in zip(op.outs, outs, strict=True):
+            if value.storage not in self.overwritten.mixed:
+                self._facts[value] = facts
+
+    def _computed(self, op: Op) -> list[Facts] | None:
+        """An operation without a rule of its own whose inputs are all constants is simply run."""
+        inputs = op.inputs()
+        if not inputs or torch.Tag.nondeterministic_seeded in op.func.tags or op.func._schema.is_mutable:
+            return None
+        if not all(self.facts(value).all for value in inputs):
+            return None
+        try:
+            result = evaluate(op, {value: self.facts(value).value.expand(value.shape) for value in inputs})
+        except (RuntimeError, NotImplementedError):
+            return None
+        results = [result] if isinstance(result, Tensor) else list(result)
+        return [constant(item) for item in results] if len(results) == len(op.outs) else None
+
+    def facts(self, value: Value) -> Facts:
+        known = self._facts.get(value)
+        if known is None:
+            tensor = self.tensors.get(value.name or "")
+            fixed = tensor is not None and value.storage not in self.overwritten.written
+            known = constant(tensor) if fixed and tensor is not None else unknown(value, self.device)
+            self._facts[value] = known
+        return known
+
+    # -- axes -----------------------------------------------------------------------------------------
+
+    def leaves(self, node: Node) -> tuple[Node, ...]:
+        """The leaves of an axis that can be cut."""
+        known = self._leaves.get(node)
+        if known is None:
+            known = tuple(leaf for leaf in self.graph.terms.leaves(node) if leaf in self.prunable)
+            self._leaves[node] = known
+        return known
+
+    def plain_dims(self, value: Value) -> list[int]:
+        """Dimensions along which no unit can go."""
+        return [d for d, node in enumerate(value.axes) if not self.leaves(node)]
+
+    def inner(self, node: Node, outer: int) -> Node | None:
+        """The axis of size `n` in `node = outer x n`; None where the axis has no such form."""
+        node, kind, parts = self.graph.terms.parts(node)
+        size = 1
+        for index, part in enumerate(parts if kind == "product" else ()):
+            size *= part.size
+            if size == outer:
+                return product(parts[index + 1 :])
+        return None
+
+    def gone_along(self, node: Node) -> Tensor | None:
+        """Positions along an axis that go with the units in `gone` (bool, CPU); None for none."""
+        chosen = {leaf: self._kept[leaf] for leaf in self.leaves(node) if leaf in self._kept}
+        if not chosen:
+            return None
+        kept = self.graph.terms.kept(node, self._kept, self._memo)
+        if kept is None:
+            return None
+        mask = torch.ones(node.size, dtype=torch.bool)
+        mask[kept] = False
+        return mask
+
+    # -- backward -------------------------------------------------------------------------------------
+
+    def weigh(self, gone: Gone) -> Verdict:
+        """Which units have to stay when those in `gone` go."""
+        self.gone = gone
+        self._kept = {leaf: (~mask).nonzero().flatten() for leaf, mask in gone.items() if bool(mask.any())}
+        self._memo: dict[Node, Tensor | None] = {}
+        self.verdict = Verdict()
+        self._hold_what_rules_do_not_see()
+        needs: dict[Value, Tensor] = {value: self.full(value) for value in self.graph.outputs}
+        readers = self.targets.readers
+        for op in reversed(self.graph.ops):
+            if not any(out in needs or readers.get(out) for out in op.outs):
+                needs.update((out, self.full(out)) for out in op.outs)  # a result that is not used stays
+            own = [self._own_need(out, needs) for out in op.outs]
+            if all(need is None for need in own):
+                continue
+            for value, need in rule_of(op).needs(op, own, self):
+                needs[value] = needs[value] | need if value in needs else need
+        self._settle_shared_folds()
+        return self.verdict
+
+    def _own_need(self, out: Value, needs: Mapping[Value, Tensor]) -> Tensor | None:
+        need = self.full(out) if out.storage in self.overwritten.mixed else needs.get(out)
+        if need is None:
+            return None
+        for d, node in enumerate(out.axes):
+            gone = self.gone_along(node)
+            if gone is not None:
+                shape = [-1 if k == d else 1 for k in range(len(out.axes))]
+                need = need & ~gone.to(need.device).reshape(shape)
+        return need if bool(need.any()) else None
+
+    def full(self, value: Value) -> Tensor:
+        return torch.ones((1,) * len(value.axes), dtype=torch.bool, device=self.device)
+
+    def hold(self, node: Node, bad: Tensor | None, op: Op | None, why: str) -> None:
+        """Keep the units behind some positions of an axis (bool, or one entry for all; None: all of them)."""
+        if self.leaves(node) and (bad is None or bool(bad.any())):
+            reason = Reason(why, op.site) if op is not None else Reason(why)
+            self._hold(node, bad, reason)
+
+    def _hold(self, node: Node, bad: Tensor | None, reason: Reason) -> None:
+        scores = torch.ones(1) if bad is None else bad.float().cpu()
+        verdict = self.verdict
+
+        def add(leaf: Node, score: Tensor) -> None:
+            if leaf in self.prunable:
+                before = verdict.held.get(leaf, torch.zeros(leaf.size, dtype=torch.bool))
+                new = (score > 0) & ~before
+                if bool(new.any()):
+                    verdict.held[leaf] = before | new
+                    verdict.reasons[leaf].append((new, reason))
+
+        self.graph.terms.project(node, scores.expand(node.size), add)
+
+    def _hold_what_rules_do_not_see(self) -> None:
+        read = {value.name for value, ops in self.targets.readers.items() if ops}
+        for axis in self.graph.prunable:
+            if any(name not in read for name, _ in axis.members):
+                self.hold(axis.node, None, None, "it is used in train mode only")
+        for node, reason in {**self.graph.size_read, **self.refused}.items():
+            if node in self.prunable:
+                self._hold(node, None, reason)
+        for value, ops in self.targets.readers.items():
+            if value.producer is None and value.name is None:
+                for node in value.axes:
+                    self.hold(node, None, ops[0], "it comes from an operation that was not recorded")
+
+    # -- constants ------------------------------------------------------------------------------------
+
+    def fold(self, op: Op, rule: Contraction, product: Product, terms: Tensor) -> None:
+        """Note that a product has constant terms that are not zero, or hold them."""
+        target = self.targets.of(op)
+        if isinstance(target, str):
+            rule.hold(op, terms, self, f"it is constant and not zero, and cannot be folded: {target}")
+            return
+        rule.hold(op, terms & ~product.foldable(), self, "its constant differs from place to place")
+        self.verdict.folds.append(Fold(op, rule, product, terms & product.foldable(), target))
+
+    def _settle_shared_folds(self) -> None:
+        """A bias that several products share takes only what all of them would add."""
+        shared: dict[Target, list[Fold]] = defaultdict(list)
+        for fold in self.verdict.folds:
+            shared[fold.target].append(fold)
+        self.verdict.folds = []
+        for target, folds in shared.items():
+            first = folds[0]
+            self.verdict.folds.append(first)
+            agree = first.terms.clone()
+            for fold in folds[1:]:
+                same = fold.product.same_terms(first.product) if fold.rule is first.rule else None
+                agree &= fold.terms & same if same is not None else torch.zeros_like(agree)
+            if len(folds) < len(target.ops):
+                agree = torch.zeros_like(agree)
+            for fold in folds:
+                if len(target.ops) > 1:
+                    fold.rule.hold(fold.op, fold.terms & ~agree, self, "its constant differs from call to call")
