@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..graph.axes import Node
 from ..graph.graph import Graph
+from ..graph.values import Reason
 from ..plan import Plan
 from ..surgery.operation import Operation
 
@@ -62,6 +63,11 @@ class Compaction(Plan):
     @property
     def added(self) -> list[str]:
         return [f"{item.module}.bias" if item.module else "bias" for item in self._new]
+
+    @property
+    def unscalable(self) -> dict[Node, Reason]:
+        """Axes whose new size the code would notice in a way that no weight can make up for."""
+        return self._scaling[1]
 
     @property
     def approximate_axes(self) -> dict[str, str]:  # type: ignore[override]

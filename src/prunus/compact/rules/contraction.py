@@ -137,9 +137,13 @@ class Contraction(Rule):
     def bias(self, op: Op) -> Value | None:
         return None
 
+    def contracted_axis(self, op: Op, study: Study) -> Node:
+        """The axis summed over, one group's where there are groups."""
+        raise NotImplementedError
+
     def hold(self, op: Op, bad: Tensor, study: Study, why: str) -> None:
         """Hold the units behind contracted positions."""
-        raise NotImplementedError
+        study.hold(self.contracted_axis(op, study), bad, op, why)
 
     def weigh(self, op: Op, product: Product, need_a: Tensor, need_b: Tensor, study: Study) -> None:
         bad = product.unknown_terms(need_a, need_b)
@@ -180,8 +184,9 @@ class MatrixProduct(Contraction):
         out = [(a, _reduced(need_a, a)), (b, _reduced(need_b, b))]
         return out if bias is None else [*out, (bias, fitted(need, bias))]
 
-    def hold(self, op: Op, bad: Tensor, study: Study, why: str) -> None:
-        study.hold(op.args[self.first].axes[-1], bad, op, why)
+    def contracted_axis(self, op: Op, study: Study) -> Node:
+        node: Node = op.args[self.first].axes[-1]
+        return node
 
 
 def _reduced(need: Tensor, value: Value) -> Tensor:
@@ -283,17 +288,12 @@ class Convolution(Contraction):
         out = [(x, need_a.reshape(1, -1, *tail)), (weight, taps.flatten(0, 1).reshape(*taps.flatten(0, 1).shape, *tail))]
         return out if bias is None else [*out, (bias, channels)]
 
-    def hold(self, op: Op, bad: Tensor, study: Study, why: str) -> None:
-        node, outer = self.contracted(op, study)
-        study.hold(node, bad.repeat(outer), op, why)
-
-    @staticmethod
-    def contracted(op: Op, study: Study) -> tuple[Node, int]:
-        """The axis summed over inside a group, or, where it has no node of its own, that of all groups."""
+    def contracted_axis(self, op: Op, study: Study) -> Node:
         weight, groups = op.args["weight"], int(op.args["groups"])
-        if not op.args["transposed"]:
-            return weight.axes[1], 1
-        if groups == 1:
-            return weight.axes[0], 1
-        inner = study.inner(weight.axes[0], groups)
-        return (weight.axes[0], groups) if inner is None else (inner, 1)
+        node: Node = weight.axes[0 if op.args["transposed"] else 1]
+        inner = study.inner(node, groups) if op.args["transposed"] and groups > 1 else None
+        return node if inner is None else inner
+
+    def hold(self, op: Op, bad: Tensor, study: Study, why: str) -> None:
+        node = self.contracted_axis(op, study)
+        study.hold(node, bad if bad.numel() in (1, node.size) else bad.repeat(int(op.args["groups"])), op, why)

@@ -1,0 +1,129 @@
+"""Empty units that stay, and why, in one line an axis."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from ..graph.axes import Node
+from ..graph.graph import Axis
+from ..graph.values import Op, Value
+from .choice import Choice
+from .facts import whole
+from .study import Gone, Study, Verdict
+
+_LOSSES = {
+    "add": "it is added to a branch that is not constant there",
+    "sub": "it is added to a branch that is not constant there",
+    "mul": "it is multiplied by what depends on the input",
+    "convolution": "its constant meets the zero padding of a convolution",
+    "avg_pool": "its constant meets the zero padding of a pooling",
+}
+
+
+def left_alone(study: Study, verdict: Verdict, choice: Choice, gone: Gone) -> dict[str, str]:
+    """For each axis with empty units that stay, how many there are and why they do."""
+    found: dict[str, str] = {}
+    empty = _emptied(study)
+    for axis in study.graph.axes:
+        units = empty.get(axis.node)
+        if units is None:
+            continue
+        left = units & ~gone[axis.node] if axis.node in gone else units
+        if bool(left.any()):
+            reason = _reason(study, verdict, choice, axis, left)
+            found[axis.name] = f"{int(left.sum())} of {axis.size} units are empty and stay: {reason}"
+    return found
+
+
+def _reason(study: Study, verdict: Verdict, choice: Choice, axis: Axis, left: Tensor) -> str:
+    if axis.reason is not None:
+        return axis.reason
+    held = verdict.held.get(axis.node)
+    if held is None or not bool((held & left).any()):
+        return choice.short.get(axis.node, "an axis keeps its last unit")
+    lost = _loss(study, axis.node, held & left)
+    if lost is not None:
+        return lost
+    counts = Counter({str(reason): int((mask & left).sum()) for mask, reason in verdict.reasons[axis.node]})
+    return counts.most_common(1)[0][0]
+
+
+# -- where a constant gets lost -------------------------------------------------------------------------
+
+
+def _loss(study: Study, leaf: Node, units: Tensor) -> str | None:
+    """The first operation that makes something else of units that were constant."""
+    for op in study.graph.ops:
+        for value in op.inputs():
+            if value.name is not None or not bool((_constant_units(study, value, leaf) & units).any()):
+                continue
+            lost = units & _constant_units(study, value, leaf)
+            for out in op.outs[:1]:
+                if leaf in _axes_of(study, out) and bool((lost & ~_constant_units(study, out, leaf)).any()):
+                    return f"{_what(op)} in {op.site}"
+    return None
+
+
+def _what(op: Op) -> str:
+    for name, text in _LOSSES.items():
+        if op.name.startswith(name):
+            return text
+    return f"{op.name} does not leave it constant"
+
+
+def _axes_of(study: Study, value: Value) -> list[Node]:
+    return [leaf for node in value.axes for leaf in study.graph.terms.leaves(node)]
+
+
+def _constant_units(study: Study, value: Value, leaf: Node) -> Tensor:
+    """Units of an axis all of whose entries in a tensor are constants."""
+    constant = torch.zeros(leaf.size, dtype=torch.bool)
+    known = study.facts(value).known
+    for d, node in enumerate(value.axes):
+        if leaf in study.graph.terms.leaves(node):
+            along = whole(~known, [k for k in range(known.dim()) if k != d]).reshape(-1)
+            bad = _project(study, node, along).get(leaf)
+            constant = torch.ones_like(constant) if bad is None else ~bad
+    return constant
+
+
+def _project(study: Study, node: Node, positions: Tensor) -> dict[Node, Tensor]:
+    """For each leaf of an axis, the units with any of some positions."""
+    out: dict[Node, Tensor] = {}
+
+    def add(leaf: Node, score: Tensor) -> None:
+        out[leaf] = out.get(leaf, torch.zeros(leaf.size, dtype=torch.bool)) | (score > 0)
+
+    study.graph.terms.project(node, positions.float().cpu().expand(node.size), add)
+    return out
+
+
+# -- which units are empty --------------------------------------------------------------------------------
+
+
+def _emptied(study: Study) -> dict[Node, Tensor]:
+    """Units whose weights are all zero in a matrix that makes them, or in one that reads them."""
+    found: dict[Node, Tensor] = {}
+    for op in study.contractions:
+        for value in op.inputs():
+            facts = study.facts(value)
+            if not facts.all or len(value.axes) < 2 or _is_activation(value):
+                continue
+            nonzero = facts.value != 0
+            for d, node in enumerate(value.axes):
+                if nonzero.shape[d] == 1:
+                    continue
+                along = whole(nonzero, [k for k in range(nonzero.dim()) if k != d]).reshape(-1)
+                if bool(along.all()):
+                    continue
+                for leaf, live in _project(study, node, along).items():
+                    if leaf in study.graph.by_node:
+                        found[leaf] = found.get(leaf, torch.zeros(leaf.size, dtype=torch.bool)) | ~live
+    return found
+
+
+def _is_activation(value: Value) -> bool:
+    return not any(value.origin) and value.producer is not None and value.producer.name in ("zeros", "new_zeros")
