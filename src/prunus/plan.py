@@ -182,6 +182,7 @@ class Plan:
                     operation.rescale(tensors[name], _mask(region, tensors[name]), factor)
             for held in held_tensors(model):
                 operation.slice(held, self.kept(held.name))
+            self.complete(operation, tensors)
             repair(operation, self)
             verify(self, model)
         except BaseException:
@@ -193,6 +194,9 @@ class Plan:
 
     def prepare(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
         """Changes that a kind of plan makes before the cut; an ordinary one makes none."""
+
+    def complete(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
+        """Changes that a kind of plan makes after the cut; an ordinary one makes none."""
 
     def undo(self, model: nn.Module) -> nn.Module:
         """Put a pruned model back, bit for bit, its optimizer too; returns it.
