@@ -79,6 +79,8 @@ class Compaction(Plan):
             operation.remember(self.before)
         for shift in self._shifts:
             operation.shift(tensors[shift.name], shift.amount)
+
+    def complete(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
         for item in self._new:
             weight = tensors[item.weight]
             kept = self.kept(item.weight)[item.dim]

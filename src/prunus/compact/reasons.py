@@ -57,13 +57,14 @@ def _reason(study: Study, verdict: Verdict, choice: Choice, axis: Axis, left: Te
 def _loss(study: Study, leaf: Node, units: Tensor) -> str | None:
     """The first operation that makes something else of units that were constant."""
     for op in study.graph.ops:
+        if op in study.contractions and int(op.args.get("groups", 1)) == 1:
+            continue  # its output has other units
         for value in op.inputs():
-            if value.name is not None or not bool((_constant_units(study, value, leaf) & units).any()):
-                continue
             lost = units & _constant_units(study, value, leaf)
-            for out in op.outs[:1]:
-                if leaf in _axes_of(study, out) and bool((lost & ~_constant_units(study, out, leaf)).any()):
-                    return f"{_what(op)} in {op.site}"
+            if study.facts(value).all or not bool(lost.any()) or leaf not in _axes_of(study, op.outs[0]):
+                continue
+            if bool((lost & ~_constant_units(study, op.outs[0], leaf)).any()):
+                return f"{_what(op)} in {op.site}"
     return None
 
 

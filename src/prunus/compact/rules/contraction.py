@@ -147,7 +147,7 @@ class Contraction(Rule):
 
     def weigh(self, op: Op, product: Product, need_a: Tensor, need_b: Tensor, study: Study) -> None:
         bad = product.unknown_terms(need_a, need_b)
-        why = "meets the zero padding of a convolution" if product.border else "it is read"
+        why = "its constant meets the zero padding of a convolution" if product.border else "it is read"
         self.hold(op, bad, study, why)
         terms = product.constant_terms(need_a)
         if bool(terms.any()):

@@ -62,7 +62,10 @@ def _both(op: Op, got: dict[Value, Facts]) -> Tensor:
     return known if known is not None else torch.ones((), dtype=torch.bool)
 
 
-@rule("add")
+@rule(
+    "add", "hardswish", "_prelu_kernel", "log_sigmoid_forward", "special_logit", "floor_divide", "__and__", "__or__",
+    "__xor__", "polar", "complex",
+)  # fmt: skip
 class Pointwise(Rule):
     """Any operation tagged point-wise."""
 
