@@ -114,7 +114,7 @@ class Plan:
             before, after = value_at(scale.number, old), value_at(scale.number, new)
             if before == after or after == 0:
                 continue
-            targets = find_targets(scale.value)
+            targets = find_targets(scale)
             if targets is not None and not any(targets.keys() & done.keys() for done, _ in todo):
                 todo.append((targets, (before / after) ** scale.power))
                 continue

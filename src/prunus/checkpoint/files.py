@@ -133,7 +133,10 @@ class Writer:
     def _write(self, write: Callable[[Path], None]) -> Path:
         path = self.folder / f".{uuid.uuid4().hex}.tmp"
         self._temporary.append(path)
+        path.touch()
+        mode = path.stat().st_mode  # what the user's umask gives; safetensors makes files for the owner alone
         write(path)
+        path.chmod(stat.S_IMODE(mode))
         _flush(path)
         return path
 

@@ -25,6 +25,7 @@ _FILE_DTYPES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
     torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
+_MAPPED = 2**26
 _KNOWN = frozenset(DTYPES.values())
 
 
@@ -82,11 +83,19 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Reader:
-    """An open safetensors file whose header has been compared with the manifest."""
+    """A weights file that is open for reading, mapped into memory."""
 
-    def __init__(self, file: Any, path: Path) -> None:
-        self._file = file
-        self._path = path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open()
+
+    def _open(self) -> None:
+        self._file: Any = safe_open(self.path, framework="pt", device="cpu")
+        self._file.__enter__()
+        self._mapped = 0
+
+    def close(self) -> None:
+        self._file.__exit__(None, None, None)
 
     def check(self, records: Mapping[str, TensorRecord]) -> None:
         """Compare names, shapes and dtypes, before anything is read.
@@ -108,13 +117,19 @@ class Reader:
 
     def _mismatch(self, what: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._path} does not fit its manifest: {what}; one of the files was changed, or is of another "
+            f"{self.path} does not fit its manifest: {what}; one of the files was changed, or is of another "
             "checkpoint: save the model again, or use a backup"
         )
 
     def read(self, name: str, record: TensorRecord, device: torch.device) -> Tensor:
         """The values of one tensor, in memory of its own."""
+        if (
+            self._mapped > _MAPPED
+        ):  # pages that were read count as memory in use for as long as they are mapped
+            self.close()
+            self._open()
         values: Tensor = self._file.get_tensor(name)
+        self._mapped += values.nbytes
         if record.dtype not in _FILE_DTYPES:
             values = values.clone().view(record.dtype).reshape(record.shape)
         stride = record.stride or _contiguous(record.shape)
@@ -132,14 +147,17 @@ def _stored(record: TensorRecord) -> tuple[str, tuple[int, ...]]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Reader]:
-    """Open a weights file, mapped into memory.
+    """Open a weights file.
 
     Raises:
         CheckpointError: it is truncated or no safetensors file.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield Reader(file, path)
+        reader = Reader(path)
+        try:
+            yield reader
+        finally:
+            reader.close()
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}): copy the checkpoint again, save the model again, or use a backup"

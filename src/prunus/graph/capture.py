@@ -294,6 +294,7 @@ class ShapeMode(TorchFunctionMode):
         try:
             if name in MACROS:
                 return self._macro(func, name, args, kwargs)
+            tracer.call_start = len(tracer.ops)
             result = func(*_plain(args), **_plain(kwargs))
             if not self.axis_mode.paused and isinstance(result, Tensor | list | tuple):
                 tracer.new_site()

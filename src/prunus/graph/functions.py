@@ -376,7 +376,7 @@ def multiply(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwar
         if isinstance(number, Tensor):
             plain = tracer.value(number).scalar
         if isinstance(plain, SizeInt | SizeFloat):
-            tracer.scaled(tracer.value(result), plain, power_here)
+            tracer.scaled((tracer.value(result),), plain, power_here)
             return
 
 
@@ -385,11 +385,10 @@ def attention(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwa
     """Without a scale of its own, the scores are divided by the square root of the head size."""
     scale = kwargs.get("scale", args[6] if len(args) > 6 else None)
     query = tracer.value(args[0] if args else kwargs["query"])
+    key = tracer.value(args[1] if len(args) > 1 else kwargs["key"])
     if scale is None:
-        number = SizeInt.of(query.axes[-1].size, find(query.axes[-1])) ** -0.5
-        tracer.scaled(query, number, 1)
-    else:
-        tracer.scaled(query, scale, 1)
+        scale = SizeInt.of(query.axes[-1].size, find(query.axes[-1])) ** -0.5
+    tracer.scaled((query, key), scale, 1, whole_call=True)
 
 
 _AS_IT_IS = frozenset(

@@ -53,6 +53,7 @@ class Tracer:
         self._versions: dict[int, int] = {}
         self._site: Site | None = None
         self.deaf = False
+        self.call_start = 0
         self._foreign: list[Tensor] = []
 
     # -- where we are -------------------------------------------------------------------------------
@@ -230,9 +231,11 @@ class Tracer:
             if not poly.is_const:
                 self.escapes.append((poly, self.site()))
 
-    def scaled(self, value: Value, number: Any, power: int) -> None:
+    def scaled(self, values: tuple[Value, ...], number: Any, power: int, whole_call: bool = False) -> None:
+        """A number made from sizes multiplies something that scaling one of `values` would scale alike."""
         if isinstance(number, SizeInt | SizeFloat) and any(not p.is_const for p in sources_of(number)):
-            self.scales.append(Scale(value, number, power, self.site()))
+            inside = frozenset(id(op) for op in self.ops[self.call_start :]) if whole_call else None
+            self.scales.append(Scale(values, number, power, self.site(), inside))
 
     def _compared(self, left: Poly, right: Poly) -> None:
         if not self.deaf and left.terms != right.terms:

@@ -109,12 +109,17 @@ class Branch:
 
 @dataclass(frozen=True)
 class Scale:
-    """A tensor multiplied by `number ** power`, where `number` depends on sizes (`head_dim ** -0.5`)."""
+    """A tensor multiplied by `number ** power`, where `number` depends on sizes (`head_dim ** -0.5`).
 
-    value: Value
+    Scaling any one of `values` makes up for a change of the number. `inside` holds the operations of the
+    call that multiplies, where that is one call on a tensor (fused attention) and not its result.
+    """
+
+    values: tuple[Value, ...]
     number: Any
     power: int
     site: Site
+    inside: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..graph.axes import reshape_groups
-from ..graph.values import Op, Value
+from ..graph.values import Op, Scale, Value
 
 Region = list[Tensor | None]
 """For each dimension the positions that are meant (bool), None for all."""
@@ -33,24 +33,30 @@ class Walk:
     seen: list[tuple[Value, Region]] = field(default_factory=list)
 
 
-def find_targets(value: Value) -> dict[str, Region] | None:
-    """Parameters, and regions of them, to scale so that `value` is scaled by the same number."""
-    walk = Walk()
-    try:
-        _walk(value, [None] * len(value.axes), walk)
-        _check_readers(value, walk)
-    except NoWay:
-        return None
-    return walk.targets
-
-
-def _check_readers(start: Value, walk: Walk) -> None:
-    """Whatever was walked through is read by the walk alone, or by pieces beside its region."""
-    for value, region in walk.seen:
-        if value is start:
+def find_targets(scale: Scale) -> dict[str, Region] | None:
+    """Parameters, and regions of them, whose scaling makes up for a scale; None where there are none."""
+    for value in scale.values:
+        walk = Walk()
+        try:
+            _walk(value, [None] * len(value.axes), walk)
+            _check_readers(value, walk, scale.inside)
+        except NoWay:
             continue
+        return walk.targets
+    return None
+
+
+def _check_readers(start: Value, walk: Walk, inside: frozenset[int] | None) -> None:
+    """Whatever was walked through is read by the walk alone, or by pieces beside its region.
+
+    The tensor walked from may be read by all, or by the operations `inside` one call.
+    """
+    for value, region in walk.seen:
+        if value is start and inside is None:
+            continue
+        allowed = walk.ops if value is not start or inside is None else walk.ops | inside
         for reader in value.consumers:
-            if id(reader) not in walk.ops and not _reads_beside(reader, value, region):
+            if id(reader) not in allowed and not _reads_beside(reader, value, region):
                 raise NoWay
 
 
