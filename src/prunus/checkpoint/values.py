@@ -91,7 +91,7 @@ class Reader:
 
     def _open(self) -> None:
         self._file: Any = safe_open(self.path, framework="pt", device="cpu")
-        self._file.__enter__()
+        self._file.__enter__()  # type: ignore[no-untyped-call]
         self._mapped = 0
 
     def close(self) -> None:
