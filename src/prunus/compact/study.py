@@ -17,7 +17,7 @@ from ..graph.axes import Node, product
 from ..graph.graph import Graph
 from ..graph.state import device_of
 from ..graph.values import Op, Reason, Value
-from .aliases import overwritten
+from .aliases import Filled, Memory
 from .facts import Facts, constant, unknown
 from .folds import Target, Targets
 from .rules import rule_of
@@ -54,7 +54,8 @@ class Study:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.device = device_of(graph.held) or torch.device("cpu")
-        self.overwritten = overwritten(graph)
+        self.memory = Memory(graph)
+        self.filled = Filled(self.memory)
         self.tensors = {item.name: item.tensor for item in graph.held if item.kind != "attribute"}
         self.prunable = {axis.node for axis in graph.prunable}
         self._facts: dict[Value, Facts] = {}
@@ -70,12 +71,13 @@ class Study:
     # -- forward --------------------------------------------------------------------------------------
 
     def _read(self, op: Op) -> None:
+        copied = self.facts(op.args["src"]) if op.name == "copy_" else None
+        self.filled.read(op, copied, self.plain_dims(op.outs[0]))
         outs = rule_of(op).facts(op, self)
         if not any(facts.any or facts.sums_to_one is not None for facts in outs):
             outs = self._computed(op) or outs
         for value, facts in zip(op.outs, outs, strict=True):
-            if value.storage not in self.overwritten.mixed:
-                self._facts[value] = facts
+            self._facts[value] = facts
 
     def _computed(self, op: Op) -> list[Facts] | None:
         """An operation without a rule of its own whose inputs are all constants is simply run."""
@@ -92,10 +94,12 @@ class Study:
         return [constant(item) for item in results] if len(results) == len(op.outs) else None
 
     def facts(self, value: Value) -> Facts:
+        if self.memory.is_mixed(value):
+            return self.filled.facts(value) or unknown(value, self.device)
         known = self._facts.get(value)
         if known is None:
             tensor = self.tensors.get(value.name or "")
-            fixed = tensor is not None and value.storage not in self.overwritten.written
+            fixed = tensor is not None and not self.memory.is_written(value)
             known = constant(tensor) if fixed and tensor is not None else unknown(value, self.device)
             self._facts[value] = known
         return known
@@ -159,7 +163,7 @@ class Study:
         return self.verdict
 
     def _own_need(self, out: Value, needs: Mapping[Value, Tensor]) -> Tensor | None:
-        need = self.full(out) if out.storage in self.overwritten.mixed else needs.get(out)
+        need = self.full(out) if self.memory.is_mixed(out) else needs.get(out)
         if need is None:
             return None
         for d, node in enumerate(out.axes):
