@@ -74,8 +74,16 @@ class BudgetSolver:
             counts.update(group.counts(kept[index]))
         return self.graph.cost_model.at(counts)
 
+    def _least(self) -> Costs:
+        return self.costs({index: group.smallest for index, group in enumerate(self.groups)})
+
+    @property
+    def reachable(self) -> bool:
+        return within(self._least(), self.targets)
+
     def check_reachable(self) -> None:
-        least = self.costs({index: group.smallest for index, group in enumerate(self.groups)})
+        """Raise a `BudgetError` with the smallest reachable values where the budget cannot be met."""
+        least = self._least()
         if not within(least, self.targets):
             missed = [
                 f"{name} {limit} (smallest reachable: {least[name]}, "

@@ -47,8 +47,9 @@ class Group:
 
 
 class _Chooser:
-    def __init__(self, graph: Graph, wanted: Mapping[Node, float], both: set[Node]) -> None:
+    def __init__(self, graph: Graph, wanted: Mapping[Node, float], both: set[Node], fine: bool) -> None:
         self.graph = graph
+        self.fine = fine
         self.wanted = dict(wanted)
         self.both = both
         self.position = {axis.node: index for index, axis in enumerate(graph.axes)}
@@ -73,14 +74,14 @@ class _Chooser:
                 seen.add(id(node))
         for constraint in graph.constraints.residual:
             for key in constraint.poly.terms:
-                self._conflict([[variable] for variable, _ in key])
+                self._conflict([[variable] for variable, _ in key], always=True)
 
-    def _conflict(self, factors: list[list[Node]]) -> None:
+    def _conflict(self, factors: list[list[Node]], always: bool = False) -> None:
         for i, leaves in enumerate(factors):
             for other in factors[i + 1 :]:
                 for a in leaves:
                     for b in other:
-                        if a is not b and not (a in self.both and b in self.both):
+                        if a is not b and (always or not (a in self.both and b in self.both)):
                             self.conflicts[a].add(b)
                             self.conflicts[b].add(a)
 
@@ -92,7 +93,7 @@ class _Chooser:
             node not in self.both,
             node in self.poor,
             node in self.graph.approximate,
-            round(miss, 1),
+            -node.size if self.fine else round(miss, 1),
             -self.coverage[node],
             self.position.get(node, 0),
         )
@@ -188,9 +189,15 @@ class _Chooser:
                     group.step = math.lcm(group.step, group.units // math.gcd(group.units, attribute.value))
 
 
-def choose_groups(graph: Graph, wanted: Mapping[Node, float], both: set[Node]) -> list[Group]:
-    """The groups of axes that move, given the ratio wanted for each; `both` may move with their rivals."""
-    return _Chooser(graph, wanted, both).choose()
+def choose_groups(
+    graph: Graph, wanted: Mapping[Node, float], both: set[Node], fine: bool = False
+) -> list[Group]:
+    """The groups of axes that move, given the ratio wanted for each.
+
+    Axes in `both` may move together with their rivals in a product. With `fine`, the largest factor of a
+    product moves, since its units are the smallest; without, the one that comes closest to its ratio.
+    """
+    return _Chooser(graph, wanted, both, fine).choose()
 
 
 def round_groups(graph: Graph, groups: list[Group], round_to: int) -> None:

@@ -98,10 +98,10 @@ def group_norm(tracer: Tracer, call: Call) -> Any:
     nodes = list(x.axes)
     weight, bias = call.get("weight"), call.get("bias")
     _affine(tracer, nodes, [1], [weight, bias], "group norm")
-    _, inner = tracer.regroup([nodes[1]], [groups, nodes[1].size // groups], "a group norm")
+    group, inner = tracer.regroup([nodes[1]], [groups, nodes[1].size // groups], "a group norm")
     tracer.approximates(inner, "group norm shares a statistic over it")
     zero = _zero(tracer, x, [1], weight, bias)
-    return [(nodes, zero), *(_like([nodes[0]], tuple(out.shape)) for out in call.outs[1:])]
+    return [(nodes, zero), *(_like([nodes[0], group], tuple(out.shape)) for out in call.outs[1:])]
 
 
 @rule("_weight_norm_interface", "_weight_norm")
