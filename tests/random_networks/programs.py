@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from micro import randomise
 
-from . import images, joins, sequences  # noqa: F401 (they register their blocks)
+from . import images, joins, oddities, sequences  # noqa: F401 (they register their blocks)
 from ._draw import Draw, Shape
 
 
