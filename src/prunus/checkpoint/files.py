@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from pathlib import Path
 from ..errors import ArgumentTypeError, CheckpointError
 
 _OWN_WEIGHTS = re.compile(r"model-[0-9a-f]{16}\.safetensors")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_DAY = 24 * 60 * 60
 _CHUNK = 2**22
 
 
@@ -102,12 +105,21 @@ def sha256(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Make sure that a file, or the names in a folder, are on the disk and not just on their way there."""
-    if path.is_dir() and os.name != "posix":
+    """Make sure that a file is on the disk and not just on its way there."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """The same for the names in a folder, where the system can do that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    except OSError:  # some network drives
+        pass
     finally:
         os.close(descriptor)
 
@@ -154,21 +166,29 @@ class Writer:
     def commit(self, name: str, content: str, previous: str | None) -> None:
         """Put the manifest in place, which makes the new checkpoint valid, and drop the old weights."""
         path = self._write(lambda temporary: _write_text(temporary, content))
-        _flush(self.folder)
+        _flush_names(self.folder)
         os.replace(path, self.folder / name)
         kept, self._new = self._new, None
-        _flush(self.folder)
+        _flush_names(self.folder)
         old = None if previous is None or not _OWN_WEIGHTS.fullmatch(previous) else self.folder / previous
         if old is not None and kept is not None and old != kept:
             _remove(old)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """Files of saves that were killed; a day old, since others may be saving here as well."""
+        for path in self.folder.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(path.name):
+                _remove(path, older_than=_DAY)
 
 
 def _write_text(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8")
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, older_than: float = 0) -> None:
     try:
-        path.unlink(missing_ok=True)
+        if not older_than or time.time() - path.lstat().st_mtime > older_than:
+            path.unlink(missing_ok=True)
     except OSError:  # on Windows a file in use stays; it does no harm
         pass
