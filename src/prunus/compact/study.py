@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..graph.axes import Node, product
+from ..graph.axes import ONE, Node, product
 from ..graph.graph import Graph
 from ..graph.state import device_of
 from ..graph.values import Op, Reason, Value
@@ -121,6 +121,8 @@ class Study:
     def inner(self, node: Node, outer: int) -> Node | None:
         """The axis of size `n` in `node = outer x n`; None where the axis has no such form."""
         node, kind, parts = self.graph.terms.parts(node)
+        if node.size == outer:
+            return ONE
         size = 1
         for index, part in enumerate(parts if kind == "product" else ()):
             size *= part.size
@@ -214,8 +216,9 @@ class Study:
     def fold(self, op: Op, rule: Contraction, product: Product, terms: Tensor) -> None:
         """Note that a product has constant terms that are not zero, or hold them."""
         target = self.targets.of(op)
-        if isinstance(target, str):
-            rule.hold(op, terms, self, f"it is constant and not zero, and cannot be folded: {target}")
+        if isinstance(target, str) or rule.contracted_axis(op, self).size != product.size:
+            why = target if isinstance(target, str) else "its groups cannot be told apart"
+            rule.hold(op, terms, self, f"it is constant and not zero, and cannot be folded: {why}")
             return
         rule.hold(op, terms & ~product.foldable(), self, "its constant differs from place to place")
         self.verdict.folds.append(Fold(op, rule, product, terms & product.foldable(), target))

@@ -296,4 +296,41 @@ class Convolution(Contraction):
 
     def hold(self, op: Op, bad: Tensor, study: Study, why: str) -> None:
         node = self.contracted_axis(op, study)
-        study.hold(node, bad if bad.numel() in (1, node.size) else bad.repeat(int(op.args["groups"])), op, why)
+        together = node.size == bad.numel() or not bool(bad.any())
+        study.hold(node, bad if together else None, op, why)
+
+
+@rule("_trilinear")
+class Trilinear(Rule):
+    """A sum of products of three; `nn.Bilinear` is made of it. Only terms that are zero can go."""
+
+    @staticmethod
+    def _zero(op: Op, study: Study) -> Tensor:
+        """Which terms are zero, before the sum."""
+        terms = torch.zeros((), dtype=torch.bool, device=study.device)
+        for number in (1, 2, 3):
+            zero = study.facts(op.args[f"i{number}"]).zero
+            for d in sorted(op.args[f"expand{number}"]):
+                zero = zero.unsqueeze(d)
+            terms = terms | zero
+        return terms
+
+    def facts(self, op: Op, study: Study) -> list[Facts]:
+        dims = [int(d) for d in op.args["sumdim"]]
+        live = whole(~self._zero(op, study), dims)
+        zero = ~live.reshape([size for d, size in enumerate(live.shape) if d not in dims])
+        return [Facts(zero, torch.zeros_like(zero, dtype=torch.float32))]
+
+    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
+        need = joined(needs)
+        dims = sorted(int(d) for d in op.args["sumdim"])
+        for d in dims:
+            need = need.unsqueeze(d)
+        live = need & ~self._zero(op, study)
+        for number in (1, 2, 3):
+            value: Value = op.args[f"i{number}"]
+            places = [d for d in range(live.dim()) if d not in op.args[f"expand{number}"]]
+            for place, node in zip(places, value.axes, strict=True):
+                if place in dims:
+                    study.hold(node, _over_others(live, place), op, "it is read")
+        return everything(op, study)

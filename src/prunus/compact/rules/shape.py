@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ...graph.axes import reshape_groups
@@ -154,3 +155,21 @@ class Repeat(Rule):
         return [(source, fitted(need, source))]
 
 
+
+
+@rule("view_as_complex", "view_as_complex_copy", "view_as_real", "view_as_real_copy")
+class Complex(Rule):
+    """A last dimension of two is a complex number."""
+
+    def facts(self, op: Op, study: Study) -> list[Facts]:
+        source: Value = op.inputs()[0]
+        facts = study.facts(source)
+        if "real" in op.name:
+            return [Facts(facts.known.unsqueeze(-1), torch.view_as_real(facts.value))]
+        pair = facts.value.expand(*facts.value.shape[:-1], 2).contiguous()
+        return [Facts(facts.known.all(-1), torch.view_as_complex(pair))]
+
+    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
+        (need,) = needs
+        assert need is not None
+        return [(op.inputs()[0], need.any(-1) if "real" in op.name else need.unsqueeze(-1))]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ...graph.values import Op, Value
-from ..facts import Facts, alike, found, unknown, whole
+from ..facts import Facts, alike, found, unknown, whole, working
 from . import Needs, Rule, rule
 from .pointwise import joined
 
@@ -105,3 +106,44 @@ class Unfold(Rule):
         if need.shape[-2] > 1:
             need = need.unflatten(-2, (source.shape[-3], -1)).any(-2)
         return [(source, need.unsqueeze(-1))]
+
+
+@rule("col2im")
+class Fold(Rule):
+    """`C x kernel` becomes `C`: overlapping patches are added, so only zero stays what it is."""
+
+    def facts(self, op: Op, study: Study) -> list[Facts]:
+        out = op.outs[0]
+        live = whole(~study.facts(op.args["self"]).zero, [len(op.args["self"].axes) - 1])
+        if live.shape[-2] > 1:
+            live = live.unflatten(-2, (out.shape[-3], -1)).any(-2)
+        zero = ~live.unsqueeze(-1)
+        return [found(zero, zeros(zero, out))]
+
+    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
+        source, out = op.args["self"], op.outs[0]
+        need = whole(joined(needs), [len(out.axes) - 2, len(out.axes) - 1]).squeeze(-1)
+        if need.shape[-2] > 1:
+            need = need.repeat_interleave(source.shape[-2] // out.shape[-3], -2)
+        return [(source, need)]
+
+
+@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+class Fourier(Rule):
+    """A transform over some dimensions: zero stays zero along the others."""
+
+    @staticmethod
+    def _dims(op: Op) -> list[int]:
+        rank = len(op.outs[0].axes)
+        return [int(d) % rank for d in op.args["dim"]]
+
+    def facts(self, op: Op, study: Study) -> list[Facts]:
+        zero = ~whole(~study.facts(op.args["self"]).zero, self._dims(op))
+        return [found(zero, zeros(zero, op.outs[0]))]
+
+    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
+        return [(op.args["self"], whole(joined(needs), self._dims(op)))]
+
+
+def zeros(like: Tensor, out: Value) -> Tensor:
+    return torch.zeros(like.shape, dtype=working(out.dtype), device=like.device)
