@@ -131,10 +131,9 @@ class Matcher:
         by a forward pass.
         """
         repaired = {
-            (_uncompiled(item.get("module")), tuple(item["path"]))
+            (_uncompiled(item["module"]), tuple(item["path"]))
             for plan in self.manifest.history
             for item in plan.get("attributes", ())
-            if isinstance(item, dict) and isinstance(item.get("path"), list)
         }
         new: dict[Key, Number] = {}
         for key, value in {**self.manifest.integers, **self.manifest.floats}.items():
@@ -146,8 +145,8 @@ class Matcher:
         return new
 
 
-def _uncompiled(name: object) -> str:
-    return ".".join(part for part in str(name).split(".") if part != "_orig_mod")
+def _uncompiled(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _is_free(module: nn.Module, key: str) -> bool:

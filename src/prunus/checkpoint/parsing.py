@@ -53,7 +53,7 @@ def parse(content: bytes) -> Manifest:
         items={name: _item(item) for name, item in _field(data, "items", dict).items()},
         integers=dict(_integer(item) for item in _field(data, "integers", list)),
         floats=dict(_float(item) for item in _field(data, "floats", list)),
-        history=[_of_type(item, dict, "history") for item in _field(data, "history", list)],
+        history=[_plan(item) for item in _field(data, "history", list)],
     )
     for alias, name in manifest.aliases.items():
         if alias in manifest.tensors or name not in manifest.tensors:
@@ -191,13 +191,26 @@ def _item(data: Any) -> Item:
     return data[0], data[1], data[2]
 
 
+def _plan(data: Any) -> dict[str, Any]:
+    """One plan of the history, as `plan.history` gives it; the integers it repaired are looked up later."""
+    _of_type(data, dict, "history")
+    for item in _of_type(data.get("attributes", []), list, "history"):
+        _text(_of_type(item, dict, "history"), "module")
+        _check_path(_field(item, "path", list), "history")
+    return dict(data)
+
+
+def _check_path(path: list[Any], where: str) -> None:
+    if not path or not all(type(step) in (str, int) for step in path):
+        _refuse(f"{where!r} holds the path {_shown(path)}")
+
+
 def _scalar(data: Any, where: str) -> tuple[Key, Any]:
     _of_type(data, list, where)
     if len(data) != 3 or type(data[0]) is not str or type(data[1]) is not list:
         _refuse(f"{where!r} holds {_shown(data)}")
     module, path, value = data
-    if not path or not all(type(step) in (str, int) for step in path):
-        _refuse(f"{where!r} holds {_shown(data)}")
+    _check_path(path, where)
     return (module, tuple(path)), value
 
 
