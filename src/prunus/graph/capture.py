@@ -485,10 +485,14 @@ def run(
             stack.enter_context(fake_mode)
         stack.enter_context(axis_mode)
         stack.enter_context(ShapeMode(tracer, axis_mode))
+        tracer.running = True
+        tracer.new_site()
         try:
             return _call_model(model, given_args, given_kwargs)
         except _DATA_DEPENDENT as error:
             raise ReadsValues(str(error)) from error
+        finally:
+            tracer.running = False
 
 
 def _attach_held(tracer: Tracer, item: Held, tensor: Tensor, first: bool) -> None:

@@ -54,6 +54,7 @@ class Tracer:
         self._site: Site | None = None
         self.deaf = False
         self.call_start = 0
+        self.running = False
         self._foreign: list[Tensor] = []
 
     # -- where we are -------------------------------------------------------------------------------
@@ -72,6 +73,8 @@ class Tracer:
         user: FrameType | None = None
         inner: FrameType | None = None
         module: str | None = None
+        if not self.running:
+            return NOWHERE
         while frame is not None:
             code = frame.f_code
             if code.co_name == RUN_FRAME and code.co_filename.startswith(_HERE):
