@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import prunus
 from checkpoint_models import Residual, TiedText, output, pruned
+from prunus.compact import compact
 from snapshots import Snapshot
 
 DTYPES = [
@@ -97,6 +99,25 @@ def test_untied_weights_stay_untied(tmp_path: Path) -> None:
     for loaded in (prunus.load(TiedText, tmp_path), prunus.load(TiedText(), tmp_path)):
         assert torch.equal(loaded.out.weight, loaded.embed.weight * 2)
         assert len(list(loaded.parameters())) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("target", ["factory", "instance"])
+def test_compaction_adds_biases_and_ends_masks(target: str, copied: bool, tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3, bias=False)).eval()
+
+    model, x_BE = build(), torch.randn(2, 4)
+    mask = torch.ones(6, 4)
+    mask[:2] = 0
+    torch.nn.utils.prune.custom_from_mask(model[0], "weight", mask)
+    model[0].bias.data[:2] = 1.5
+    assert compact(model, x_BE).added == ["2.bias"]
+    prunus.save(copy.deepcopy(model) if copied else model, tmp_path)
+    loaded = prunus.load(build if target == "factory" else build(), tmp_path)
+    assert isinstance(loaded[2].bias, nn.Parameter)
+    assert loaded[0].out_features == 4
+    assert torch.equal(loaded(x_BE), model(x_BE))
 
 
 def test_caches_that_a_forward_fills_are_restored(tmp_path: Path) -> None:

@@ -98,14 +98,8 @@ def _check_content(path: Path, manifest: Manifest) -> None:
 
 
 def _read(reader: Reader, assignments: list[Assignment]) -> list[Tensor]:
-    """The values of every tensor, on the device that the model's own is on."""
-    default = torch.get_default_device()
-    values = []
-    for item in assignments:
-        like = item.template
-        device = default if like is None or like.device.type == "meta" else like.device
-        values.append(reader.read(item.name, item.record, device))
-    return values
+    """The values of every tensor, each on the device that the model's own is on."""
+    return [reader.read(item.name, item.record, item.device) for item in assignments]
 
 
 def _set_modes(model: nn.Module, structure: Structure, manifest: Manifest, changes: Changes) -> None:

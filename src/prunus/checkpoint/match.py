@@ -24,7 +24,8 @@ class Assignment:
 
     Attributes:
         tensor: the tensor of the model that takes the values; None where it has to be a new one.
-        template: what a new one is made like.
+        template: what a new one is made like, if there is something.
+        device: where the values go.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Assignment:
     places: list[Place]
     tensor: Tensor | None
     template: Tensor | None
+    device: torch.device
 
 
 class Matcher:
@@ -84,11 +86,26 @@ class Matcher:
                 self._check_tensor(name, record, tensor)
             free = next((tensor for tensor in own if id(tensor) not in taken), None)
             taken.add(id(free))
-            out.append(Assignment(name, record, places, free, own[0] if own else None))
+            device = self._device(own[0] if own else self._near(name, here))
+            out.append(Assignment(name, record, places, free, own[0] if own else None, device))
         return out
 
+    @staticmethod
+    def _near(name: str, here: dict[str, Place]) -> Tensor | None:
+        """A tensor of the same module, or else any."""
+        owner = name.rpartition(".")[0]
+        same = (place.tensor for item, place in here.items() if item.rpartition(".")[0] == owner)
+        return next(same, next((place.tensor for place in here.values()), None))
+
+    @staticmethod
+    def _device(tensor: Tensor | None) -> torch.device:
+        return torch.get_default_device() if tensor is None or tensor.device.type == "meta" else tensor.device
+
     def _new_place(self, name: str, record: TensorRecord) -> Place:
-        """A place that is empty in the model as built: for a cache, say, which a forward pass fills."""
+        """A place that is empty in the model as built: of a cache, say, that a forward pass fills.
+
+        A layer without a bias is given one if compaction did that, or if it may have: the history is lost.
+        """
         owner, _, key = name.rpartition(".")
         if name in self.manifest.items:
             owner, key, item = self.manifest.items[name]
@@ -97,6 +114,15 @@ class Matcher:
                 return Place(name, "attribute", table, item, None)
             self.refuse(f"it has a tensor {name!r}, this model does not")
         module = self.structure.modules.get(owner)
+        added = {_uncompiled(item) for plan in self.manifest.history for item in plan.get("added", ())}
+        may_have = name in added or not self.manifest.history
+        if (
+            module is not None
+            and record.kind == "parameter"
+            and may_have
+            and module._parameters.get(key, "") is None
+        ):
+            return Place(name, "parameter", module._parameters, key, None)
         if module is not None and record.kind == "buffer" and module._buffers.get(key, "") is None:
             return Place(name, "buffer", module._buffers, key, None)
         if module is None or record.kind != "attribute" or not _is_free(module, key):

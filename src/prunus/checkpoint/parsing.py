@@ -192,11 +192,13 @@ def _item(data: Any) -> Item:
 
 
 def _plan(data: Any) -> dict[str, Any]:
-    """One plan of the history, as `plan.history` gives it; the integers it repaired are looked up later."""
+    """One plan of the history, as `plan.history` gives it; what it repaired and added is looked up later."""
     _of_type(data, dict, "history")
     for item in _of_type(data.get("attributes", []), list, "history"):
         _text(_of_type(item, dict, "history"), "module")
         _check_path(_field(item, "path", list), "history")
+    for name in _of_type(data.get("added", []), list, "history"):
+        _of_type(name, str, "history")
     return dict(data)
 
 
