@@ -162,15 +162,20 @@ def set_attribute(model: nn.Module, owner: str, path: tuple[str | int, ...], new
 
 
 def _set(holder: Any, path: tuple[str | int, ...], new: Any) -> Any:
-    """The holder with the value at `path` replaced: the same object, but for tuples."""
+    """The holder with the value at `path` replaced.
+
+    Lists, tuples and dicts are replaced by changed copies, since other models may hold the same ones (a
+    default argument, say); objects such as a configuration are changed in place.
+    """
     if not path:
         return new
     step, rest = path[0], path[1:]
     inner = _set(_step(holder, step), rest, new)
     if isinstance(holder, tuple):
         return tuple(inner if i == step else item for i, item in enumerate(holder))
-    if isinstance(step, int) or isinstance(holder, dict):
-        holder[step] = inner
-    else:
-        holder.__dict__[step] = inner
+    if isinstance(holder, list | dict):
+        changed = holder.copy()
+        changed[step] = inner  # type: ignore[index]
+        return changed
+    holder.__dict__[step] = inner
     return holder

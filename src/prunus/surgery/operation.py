@@ -121,7 +121,7 @@ class Operation:
         set_attribute(self.model, owner, path, new)
         key = (owner, path)
         self.attributes[key] = (self.attributes[key][0] if key in self.attributes else old, new)
-        if isinstance(top, tuple):
+        if isinstance(top, tuple | list | dict):
             self._undo.append(lambda: self.model.get_submodule(owner).__dict__.__setitem__(str(path[0]), top))
         else:
             self._undo.append(lambda: set_attribute(self.model, owner, path, old))

@@ -30,7 +30,11 @@ from . import rule
 def uniform(tracer: Tracer, call: Call) -> Any:
     zero = "zeros" in call.name
     sizes = call.shape()
-    return [leaf(size) for size in sizes], [zero] * len(sizes)
+    nodes = [leaf(size) for size in sizes]
+    if call.name.startswith("rand"):
+        for node in nodes:
+            tracer.approximates(node, "random numbers are drawn over it")
+    return nodes, [zero] * len(sizes)
 
 
 @rule(

@@ -195,7 +195,8 @@ def constant_pad(tracer: Tracer, call: Call) -> Any:
             parts.append(node)
             parts += [leaf(after)] if after > 0 else []
             node = concat(parts)
-            zero[dim] = zero[dim] and fill == 0
+            if fill != 0:
+                zero = [False] * len(zero)
         nodes[dim] = node
     return nodes, zero
 

@@ -61,16 +61,18 @@ def _keeps_zero(name: str, tensors: int, numbers: list[Any], args: dict[str, Any
         return "branches"
     if name in ANY_ZERO:
         return "any"
-    if name in FIRST_ZERO:
-        return (
-            "first"
-            if tensors and not (name == "pow" and not isinstance(args.get("self"), Value))
-            else "never"
-        )
-    if name in ("add", "sub", "rsub", "maximum", "minimum", "add_relu", "lerp", "addcmul", "addcdiv"):
+    if name in ("add", "sub", "rsub", "maximum", "minimum", "add_relu", "lerp", "addcmul"):
         return "all" if all(number == 0 for number in numbers) or name in ("lerp", "addcmul") else "never"
+    if name == "pow":
+        exponent, base = args.get("exponent"), args.get("self")
+        positive = isinstance(exponent, int | float) and exponent > 0
+        return "first" if positive and isinstance(base, Value) else "never"
+    if name in FIRST_ZERO:
+        return "first" if isinstance(args.get("self"), Value) else "never"
+    if name == "threshold":
+        return "first" if args["threshold"] < 0 or args["value"] == 0 else "never"
     if name in ("clamp", "clamp_min", "clamp_max", "hardtanh"):
-        low, high = args.get("min"), args.get("max")
+        low, high = args.get("min", args.get("min_val")), args.get("max", args.get("max_val"))
         low_ok = low is None or (isinstance(low, int | float) and low <= 0)
         high_ok = high is None or (isinstance(high, int | float) and high >= 0)
         return "first" if low_ok and high_ok else "never"
@@ -203,10 +205,13 @@ def zeros_like(tracer: Tracer, call: Call) -> Any:
     return value.axes, [True] * len(value.axes)
 
 
+@rule("ones_like", "empty_like", "full_like")
+def any_like(tracer: Tracer, call: Call) -> Any:
+    value = call.values[0]
+    return value.axes, [False] * len(value.axes)
+
+
 @rule(
-    "ones_like",
-    "empty_like",
-    "full_like",
     "rand_like",
     "randn_like",
     "randint_like",
@@ -220,8 +225,11 @@ def zeros_like(tracer: Tracer, call: Call) -> Any:
     "geometric_",
     "trunc_normal_",
 )
-def any_like(tracer: Tracer, call: Call) -> Any:
+def random_like(tracer: Tracer, call: Call) -> Any:
+    """Fewer numbers are drawn once an axis has been cut, so others come out."""
     value = call.values[0]
+    for node in value.axes:
+        tracer.approximates(node, "random numbers are drawn over it")
     return value.axes, [False] * len(value.axes)
 
 
