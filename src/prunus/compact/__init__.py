@@ -78,7 +78,7 @@ def _check_values(graph: Graph) -> None:
     for item in graph.held:
         if item.tensor.device.type == "meta":
             raise InputError(
-                f"{item.kind} {item.name!r} is on the meta device and has no values: load the weights, then compact"
+                f"{item.kind} {item.name!r} is on the meta device and has no values: load the weights first"
             )
 
 
@@ -134,4 +134,3 @@ def _amount(study: Study, fold: Fold) -> Tensor | None:
         return None
     going = along.to(fold.terms.device) & fold.terms
     return fold.product.shift(going) if bool(going.any()) else None
-

@@ -11,16 +11,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-
 from ..graph.graph import Graph
 from ..graph.values import Op, Value
 from .facts import Facts, alike, found
 
-_SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unbind"})
+_SPLITS = frozenset(
+    {"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unbind"}
+)
 
 
 class Memory:
-    """Which tensors share memory. `written`: changed in place; `mixed`: also read later through an older view."""
+    """Which tensors share memory.
+
+    Attributes:
+        written: memory that is changed in place.
+        mixed: memory that is changed in place and read later through an older view.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._blocks: dict[Value, Hashable] = {}

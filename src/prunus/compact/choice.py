@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from .study import Gone, Verdict
 
 
 class Choice:
-    """The largest legal choice. `short` names what kept a dead unit: a partner of the same size, or being last."""
+    """The largest legal choice. `short` says of an axis that could lose more units why it does not."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -74,7 +75,7 @@ class Choice:
         def size(node: Node) -> int:
             return node.size - lost.get(node, 0)
 
-        def number(variable: object) -> Fraction | int:
+        def number(variable: Any) -> Any:
             return constraints.number(variable, size)
 
         ties: list[Constraint] = [c for c in constraints.residual if nodes & set(c.poly.variables())]
@@ -125,12 +126,10 @@ def _components(graph: Graph) -> list[list[Node]]:
     for constraint in graph.constraints.residual:
         tie(constraint.poly.variables(), lambda v: v in graph.by_node)
     for poly in graph.constraints.solutions.values():
-        whole = all(Fraction(c).denominator == 1 and all(p > 0 for _, p in key) for key, c in poly.terms.items())
-        if not whole or any(c < 0 for c in poly.terms.values()):
+        whole = all(Fraction(c).denominator == 1 and c > 0 for c in poly.terms.values())
+        if not whole or any(power < 0 for key in poly.terms for _, power in key):
             tie(poly.variables(), lambda v: v in graph.by_node)
     parts: dict[Node, list[Node]] = {}
     for node in parent:
         parts.setdefault(root(node), []).append(node)
     return list(parts.values())
-
-

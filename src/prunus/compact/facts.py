@@ -7,7 +7,7 @@ the inputs. The same holds of *needs*, the entries that an output of the model d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,10 @@ class Facts:
     known: Tensor
     value: Tensor
     sums_to_one: int | None = None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Facts:
+        """The same change of shape to both tensors."""
+        return Facts(change(self.known), change(self.value))
 
     @property
     def zero(self) -> Tensor:
@@ -74,6 +78,17 @@ def found(known: Tensor, value: Tensor) -> Facts:
     return Facts(known, value)
 
 
+def joint_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that tensors of these shapes broadcast to."""
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def split(tensor: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """One dimension as several, row-major."""
+    dim %= tensor.dim()
+    return tensor.reshape(*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :])
+
+
 def spread(tensor: Tensor, dims: Iterable[int], shape: Sequence[int]) -> Tensor:
     """Full size along some dimensions."""
     sizes = list(tensor.shape)
@@ -98,8 +113,9 @@ def compressed(facts: Facts, dims: Iterable[int]) -> Facts:
     """Size one along those of some dimensions along which nothing differs."""
     known, value = facts.known, facts.value
     for d in dims:
-        same = all(t.shape[d] == 1 or bool((t == t.narrow(d, 0, 1)).all()) for t in (known, value))
-        if same:
+        if 0 in (known.shape[d], value.shape[d]):
+            continue
+        if all(t.shape[d] == 1 or bool((t == t.narrow(d, 0, 1)).all()) for t in (known, value)):
             known, value = known.narrow(d, 0, 1), value.narrow(d, 0, 1)
     return replace(facts, known=known, value=value)
 

@@ -108,17 +108,17 @@ class Targets:
             if name in _BATCH_NORMS and reader.args["input"] is value and len(value.axes) > 1:
                 mean = reader.args.get("running_mean")
                 fixed = not reader.args.get("training", False)
-                if fixed and isinstance(mean, Value) and value.axes[1].size == columns and channels == 1:
-                    if self._is_plain(mean, columns):
-                        return self._target(MEAN, str(mean.name), op, reader)
+                along = channels == 1 and value.shape[1] == columns
+                if fixed and along and isinstance(mean, Value) and self._is_plain(mean, columns):
+                    return self._target(MEAN, str(mean.name), op, reader)
                 return None
             if name == "add" and channels == len(value.axes) - 1 and reader.args.get("alpha", 1) == 1:
                 other = next((v for v in reader.inputs() if v is not value), None)
                 if other is not None and self._is_plain(other, columns):
                     return self._target(BIAS, str(other.name), op, reader)
                 return None
-            follows = name in _VIEWS and channels == len(value.axes) - 1 and reader.outs[0].shape[-1:] == (columns,)
-            if not follows:
+            last = channels == len(value.axes) - 1 and reader.outs[0].shape[-1:] == (columns,)
+            if not last or name not in _VIEWS:
                 return None
             value = reader.outs[0]
             channels = len(value.axes) - 1

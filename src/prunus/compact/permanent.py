@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,14 @@ def make_permanent(model: nn.Module) -> Callable[[], None] | None:
     A parameter that is masked in one module and used unmasked, or with another mask, in another one keeps
     its mask.
     """
-    uses = Counter(id(p) for module in set(model.modules()) for p in module._parameters.values() if p is not None)
+    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values())
     undo: list[Callable[[], None]] = []
-    for module in set(model.modules()):
-        masked = [(key, hook) for key, hook in _hooks(module)
-                  if uses[id(module._parameters[f"{hook._tensor_name}_orig"])] == 1]  # fmt: skip
+    for module in model.modules():
+        masked = [
+            (key, hook)
+            for key, hook in _hooks(module)
+            if uses[id(module._parameters[f"{hook._tensor_name}_orig"])] == 1
+        ]
         if masked:
             undo.append(_unmask(module, masked))
     if not undo:
@@ -46,14 +50,15 @@ def make_permanent(model: nn.Module) -> Callable[[], None] | None:
 
 @torch.no_grad()
 def _unmask(module: nn.Module, masked: list[tuple[int, BasePruningMethod]]) -> Callable[[], None]:
-    spaces = (module._parameters, module._buffers, module._forward_pre_hooks, module.__dict__)
+    spaces: list[Any] = [module._parameters, module._buffers, module._forward_pre_hooks, module.__dict__]
     saved = [dict(space) for space in spaces]
     values: list[tuple[nn.Parameter, Tensor, Tensor]] = []
     for key, hook in masked:
         name = hook._tensor_name
         original = module._parameters.pop(f"{name}_orig")
         mask = module._buffers.pop(f"{name}_mask")
-        assert original is not None and mask is not None
+        assert original is not None
+        assert mask is not None
         values.append((original, original.data, mask))
         original.data = original.data * mask.to(original.dtype)
         module.__dict__.pop(name, None)
@@ -65,11 +70,7 @@ def _unmask(module: nn.Module, masked: list[tuple[int, BasePruningMethod]]) -> C
             same = original.data == before * mask.to(before.dtype)
             original.data = before if bool(same.all()) else torch.where(same, before, original.data)
         for space, content in zip(spaces, saved, strict=True):
-            _restore(space, content)
+            space.clear()
+            space.update(content)
 
     return put_back
-
-
-def _restore(space: dict[str, object], content: dict[str, object]) -> None:
-    space.clear()
-    space.update(content)

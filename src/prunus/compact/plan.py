@@ -70,7 +70,7 @@ class Compaction(Plan):
         return self._scaling[1]
 
     @property
-    def approximate_axes(self) -> dict[str, str]:  # type: ignore[override]
+    def approximate_axes(self) -> dict[str, str]:
         """None: a compacted model computes what it computed before."""
         return {}
 
@@ -90,5 +90,3 @@ class Compaction(Plan):
 
     def as_data(self, operation: Operation | None = None) -> dict[str, Any]:
         return {**super().as_data(operation), "compaction": True, "folded": self.folded, "added": self.added}
-
-

@@ -12,6 +12,7 @@ from ..graph.graph import Axis
 from ..graph.values import Op, Value
 from .choice import Choice
 from .facts import whole
+from .rules.normalization import norm_name
 from .study import Gone, Study, Verdict
 
 _LOSSES = {
@@ -27,24 +28,23 @@ def left_alone(study: Study, verdict: Verdict, choice: Choice, gone: Gone) -> di
     """For each axis with empty units that stay, how many there are and why they do."""
     found: dict[str, str] = {}
     empty = _emptied(study)
+    ops = _lossy(study)
     for axis in study.graph.axes:
         units = empty.get(axis.node)
         if units is None:
             continue
         left = units & ~gone[axis.node] if axis.node in gone else units
         if bool(left.any()):
-            reason = _reason(study, verdict, choice, axis, left)
+            reason = axis.reason or _reason(study, verdict, choice, axis, left, ops)
             found[axis.name] = f"{int(left.sum())} of {axis.size} units are empty and stay: {reason}"
     return found
 
 
-def _reason(study: Study, verdict: Verdict, choice: Choice, axis: Axis, left: Tensor) -> str:
-    if axis.reason is not None:
-        return axis.reason
+def _reason(study: Study, verdict: Verdict, choice: Choice, axis: Axis, left: Tensor, ops: list[Op]) -> str:
     held = verdict.held.get(axis.node)
     if held is None or not bool((held & left).any()):
         return choice.short.get(axis.node, "an axis keeps its last unit")
-    lost = _loss(study, axis.node, held & left)
+    lost = _loss(study, ops, axis.node, held & left)
     if lost is not None:
         return lost
     counts = Counter({str(reason): int((mask & left).sum()) for mask, reason in verdict.reasons[axis.node]})
@@ -54,21 +54,32 @@ def _reason(study: Study, verdict: Verdict, choice: Choice, axis: Axis, left: Te
 # -- where a constant gets lost -------------------------------------------------------------------------
 
 
-def _loss(study: Study, leaf: Node, units: Tensor) -> str | None:
+def _lossy(study: Study) -> list[Op]:
+    """Operations with a tensor that is constant in part: only there can a constant get lost."""
+    return [
+        op
+        for op in study.graph.ops
+        if (op not in study.contractions or int(op.args.get("groups", 1)) > 1)  # others make other units
+        and any(study.facts(value).any and not study.facts(value).all for value in op.inputs())
+    ]
+
+
+def _loss(study: Study, ops: list[Op], leaf: Node, units: Tensor) -> str | None:
     """The first operation that makes something else of units that were constant."""
-    for op in study.graph.ops:
-        if op in study.contractions and int(op.args.get("groups", 1)) == 1:
-            continue  # its output has other units
+    for op in ops:
+        out = op.outs[0]
+        if leaf not in _axes_of(study, out):
+            continue
         for value in op.inputs():
             lost = units & _constant_units(study, value, leaf)
-            if study.facts(value).all or not bool(lost.any()) or leaf not in _axes_of(study, op.outs[0]):
-                continue
-            if bool((lost & ~_constant_units(study, op.outs[0], leaf)).any()):
+            if not study.facts(value).all and bool((lost & ~_constant_units(study, out, leaf)).any()):
                 return f"{_what(op)} in {op.site}"
     return None
 
 
 def _what(op: Op) -> str:
+    if "norm" in op.name and "batch" not in op.name:
+        return f"{norm_name(op)} shares a statistic over it"
     for name, text in _LOSSES.items():
         if op.name.startswith(name):
             return text
@@ -127,4 +138,5 @@ def _emptied(study: Study) -> dict[Node, Tensor]:
 
 
 def _is_activation(value: Value) -> bool:
-    return not any(value.origin) and value.producer is not None and value.producer.name in ("zeros", "new_zeros")
+    """Zeros that the forward makes itself, an initial hidden state for instance."""
+    return value.producer is not None and value.producer.name in ("zeros", "new_zeros")

@@ -20,8 +20,9 @@ from ..graph.values import Op, Reason, Value
 from .aliases import Filled, Memory
 from .facts import Facts, constant, unknown
 from .folds import Target, Targets
+from .products import Product
 from .rules import rule_of
-from .rules.contraction import Contraction, Product
+from .rules.contraction import Contraction
 from .rules.pointwise import evaluate
 
 Gone = dict[Node, Tensor]
@@ -30,7 +31,7 @@ Gone = dict[Node, Tensor]
 
 @dataclass
 class Fold:
-    """A product some of whose terms are constants, and the place that takes them. `terms` has one entry a k."""
+    """A product some of whose terms are constants (`terms`, one entry a k), and the place that takes them."""
 
     op: Op
     rule: Contraction
@@ -238,6 +239,6 @@ class Study:
                 agree &= fold.terms & same if same is not None else torch.zeros_like(agree)
             if len(folds) < len(target.ops):
                 agree = torch.zeros_like(agree)
-            for fold in folds:
-                if len(target.ops) > 1:
-                    fold.rule.hold(fold.op, fold.terms & ~agree, self, "its constant differs from call to call")
+            for fold in folds if len(target.ops) > 1 else ():
+                bad = fold.terms & ~agree
+                fold.rule.hold(fold.op, bad, self, "its constant differs from call to call")

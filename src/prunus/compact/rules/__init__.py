@@ -52,7 +52,7 @@ R = TypeVar("R", bound=type[Rule])
 
 
 def rule(*names: str) -> Callable[[R], R]:
-    """Register a class as the rule of these ATen operations (names without overload or trailing underscore)."""
+    """Register a class as the rule of ATen operations, named without overload or trailing underscore."""
 
     def register(kind: R) -> R:
         for name in names:
@@ -66,7 +66,18 @@ def rule(*names: str) -> Callable[[R], R]:
 
 @functools.cache
 def _load() -> None:
-    for topic in ("pointwise", "shape", "pieces", "contraction", "reduction", "normalization", "spatial", "lookup"):
+    for topic in (
+        "pointwise",
+        "factory",
+        "shape",
+        "pieces",
+        "contraction",
+        "convolution",
+        "reduction",
+        "normalization",
+        "spatial",
+        "lookup",
+    ):
         import_module(f"{__name__}.{topic}")
 
 

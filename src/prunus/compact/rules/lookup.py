@@ -1,4 +1,4 @@
-"""Look-ups by data: rows are picked, so a column is known where all rows agree; other results are not followed."""
+"""Look-ups by data: rows are picked, so that a column is known where all rows agree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Embedding(Rule):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         row = alike(study.facts(op.args["weight"]), [0])
         lead = (1,) * len(op.args["indices"].axes)
-        return [Facts(*(t.reshape(*lead, *t.shape[1:]) for t in (row.known, row.value)))]
+        return [row.mapped(lambda t: t.reshape(*lead, *t.shape[1:]))]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         weight, indices = op.args["weight"], op.args["indices"]
@@ -88,7 +88,7 @@ class Index(Rule):
             sizes = [tensor.shape[d] for d in passing]
             return tensor.reshape(sizes[:at] + [1] * new + sizes[at:])
 
-        return [Facts(laid_out(facts.known), laid_out(facts.value))]
+        return [facts.mapped(laid_out)]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         passing, at, new = self._layout(op)
@@ -124,14 +124,26 @@ class IndexWrite(Rule):
 
 
 @rule(
-    "index_put", "_index_put_impl_", "_unsafe_index_put", "gather", "take_along_dim",
-    "scatter", "scatter_add", "scatter_reduce", "index_fill", "index_reduce", "one_hot",
-    "im2col_backward", "bucketize", "unfold", "isin",
-)  # fmt: skip
+    "index_put",
+    "_index_put_impl_",
+    "_unsafe_index_put",
+    "gather",
+    "take_along_dim",
+    "scatter",
+    "scatter_add",
+    "scatter_reduce",
+    "index_fill",
+    "index_reduce",
+    "one_hot",
+    "im2col_backward",
+    "bucketize",
+    "unfold",
+    "isin",
+)
 class Opaque(Rule):
-    """Nothing is known of the result, and all that enters matters; axes that the result still has may be cut.
+    """Nothing is known of the result, and all that enters matters; axes that the result has may be cut.
 
-    Dimensions that are looked into are frozen by the trace; an axis that enters and does not come out is held.
+    Dimensions that are looked into are frozen by the trace; an axis that does not come out again is held.
     """
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:

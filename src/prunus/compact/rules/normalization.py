@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ...graph.values import Op, Value
-from ..facts import Facts, alike, found, unknown, whole
+from ..facts import Facts, alike, found, joint_shape, split, unknown, whole
 from . import Needs, Rule, rule
-from .pointwise import joined
 
 if TYPE_CHECKING:
     from ..study import Study
@@ -22,15 +21,14 @@ def _part(op: Op, key: str, study: Study, rank: int, dims: list[int]) -> Facts |
     if not isinstance(value, Value):
         return None
     facts = study.facts(value)
-    shape = [1] * rank
 
     def lined_up(tensor: Tensor) -> Tensor:
-        sizes = list(shape)
+        sizes = [1] * rank
         for d, size in zip(dims, tensor.shape, strict=True):
             sizes[d] = size
         return tensor.reshape(sizes)
 
-    return Facts(lined_up(facts.known), lined_up(facts.value))
+    return facts.mapped(lined_up)
 
 
 def _affine(centred: Tensor | None, known: Tensor, weight: Facts | None, bias: Facts | None) -> Facts:
@@ -42,7 +40,7 @@ def _affine(centred: Tensor | None, known: Tensor, weight: Facts | None, bias: F
     value = torch.where(known, value, 0)
     if bias is not None:
         value, known = value + bias.value, known & bias.known
-    shape = torch.broadcast_shapes(known.shape, value.shape)
+    shape = joint_shape(known.shape, value.shape)
     return found(known.expand(shape), value.expand(shape))
 
 
@@ -59,7 +57,7 @@ class Normalisation(Rule):
     def hold(self, op: Op, need: Tensor, study: Study) -> None:
         x: Value = op.args["input"]
         for d in self.shared(op):
-            study.hold(x.axes[d], None, op, f"{_name(op)} shares a statistic over it")
+            study.hold(x.axes[d], None, op, f"{norm_name(op)} shares a statistic over it")
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         x: Value = op.args["input"]
@@ -79,16 +77,20 @@ class Normalisation(Rule):
         return out
 
 
-def _name(op: Op) -> str:
-    return "RMS norm" if "rms" in op.name else next(
-        (text for key, text in (("layer", "layer norm"), ("group", "group norm")) if key in op.name), "batch norm"
-    )  # fmt: skip
+def norm_name(op: Op) -> str:
+    names = {"rms": "RMS norm", "layer": "layer norm", "group": "group norm"}
+    return next((text for key, text in names.items() if key in op.name), "batch norm")
 
 
 @rule(
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-    "miopen_batch_norm", "_batch_norm_no_update", "_native_batch_norm_legit_functional",
-)  # fmt: skip
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_batch_norm_no_update",
+    "_native_batch_norm_legit_functional",
+)
 class BatchNorm(Normalisation):
     """Fixed statistics make it affine; statistics of the input make a constant zero before the bias."""
 
@@ -148,15 +150,15 @@ class GroupNorm(Normalisation):
         rank, groups = len(x.axes), self._groups(op)
         weight, bias = (_part(op, key, study, rank, [1]) for key in ("weight", "bias"))
         facts = alike(study.facts(x), [d for d in range(rank) if d > 1])
-        shape = [facts.known.shape[0], groups, x.shape[1] // groups]
-        parts = [t.expand(t.shape[0], x.shape[1], *t.shape[2:]).reshape(t.shape[0], *shape[1:]) for t in (facts.known, facts.value)]
-        constant = alike(Facts(*parts), [2]).known  # a group that is one constant is zero before the bias
-        known = constant.expand(constant.shape[0], groups, shape[2]).reshape(-1, x.shape[1], *(1,) * (rank - 2))
+        size = x.shape[1] // groups
+        grouped = facts.mapped(lambda t: t.expand(-1, x.shape[1], *t.shape[2:]).reshape(-1, groups, size))
+        constant = alike(grouped, [2]).known  # a group that is one constant is zero before the bias
+        known = constant.expand(-1, groups, size).reshape(-1, x.shape[1], *(1,) * (rank - 2))
         return [_affine(None, known, weight, bias), *(unknown(out, study.device) for out in op.outs[1:])]
 
     @staticmethod
     def _groups(op: Op) -> int:
-        return int(op.args.get("group", op.args.get("num_groups")))
+        return int(op.args["group"] if "group" in op.args else op.args["num_groups"])
 
     def hold(self, op: Op, need: Tensor, study: Study) -> None:
         super().hold(op, need, study)
@@ -174,8 +176,9 @@ class GroupNorm(Normalisation):
         out = []
         for value, need in super().needs(op, needs, study):
             if value is x:
-                need = need.expand(need.shape[0], x.shape[1], *need.shape[2:]).unflatten(1, (groups, -1))
-                need = need.any(2, keepdim=True).expand(-1, -1, x.shape[1] // groups, *need.shape[3:]).flatten(1, 2)
+                size = x.shape[1] // groups
+                need = split(need.expand(-1, x.shape[1], *need.shape[2:]), 1, (groups, size))
+                need = need.any(2, keepdim=True).expand(-1, -1, size, *need.shape[3:]).flatten(1, 2)
             out.append((value, need))
         return out
 
@@ -189,5 +192,6 @@ class WeightNorm(Rule):
         nonzero = (~study.facts(v).zero).expand(v.shape)
         for d, node in enumerate(v.axes):
             if g.shape[d] == 1:
-                study.hold(node, nonzero.transpose(0, d).flatten(1).any(1), op, "weight norm is taken over it")
+                bad = nonzero.transpose(0, d).flatten(1).any(1)
+                study.hold(node, bad, op, "weight norm is taken over it")
         return [(v, study.full(v)), (g, study.full(g))]

@@ -39,11 +39,36 @@ def touched(op: Op, rank: int) -> list[int]:
 
 
 @rule(
-    "slice", "slice_copy", "narrow", "narrow_copy", "split", "split_with_sizes", "unsafe_split",
-    "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "split_copy", "split_with_sizes_copy", "select",
-    "select_copy", "unbind", "unbind_copy", "flip", "flip_copy", "roll", "cat", "concat", "concatenate", "_cat",
-    "stack", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "constant_pad_nd",
-)  # fmt: skip
+    "slice",
+    "slice_copy",
+    "narrow",
+    "narrow_copy",
+    "split",
+    "split_with_sizes",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
+    "chunk",
+    "unsafe_chunk",
+    "split_copy",
+    "split_with_sizes_copy",
+    "select",
+    "select_copy",
+    "unbind",
+    "unbind_copy",
+    "flip",
+    "flip_copy",
+    "roll",
+    "cat",
+    "concat",
+    "concatenate",
+    "_cat",
+    "stack",
+    "channel_shuffle",
+    "native_channel_shuffle",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "constant_pad_nd",
+)
 class Pieces(Rule):
     @staticmethod
     def _inputs(op: Op) -> list[Value] | None:
@@ -71,9 +96,8 @@ class Pieces(Rule):
 
         known = moved([facts.known for facts in got], True)
         value = moved([facts.value for facts in got], op.args.get("value"))
-        return [
-            compressed(found(k, v), study.plain_dims(out)) for k, v, out in zip(known, value, op.outs, strict=True)
-        ]
+        facts = [found(*pair) for pair in zip(known, value, strict=True)]
+        return [compressed(item, study.plain_dims(out)) for item, out in zip(facts, op.outs, strict=True)]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         values = self._inputs(op)
@@ -87,15 +111,17 @@ class Pieces(Rule):
             inputs[value] = torch.zeros(sizes, device=study.device, requires_grad=True)
         result = evaluate(op, inputs, grad=True)
         outs = [result] if isinstance(result, Tensor) else list(result)
-        pairs = [(out, need.expand(out.shape).float()) for out, need in zip(outs, needs, strict=True) if need is not None]
-        sources = list(inputs)
+        used = [(out, need) for out, need in zip(outs, needs, strict=True) if need is not None]
         grads = torch.autograd.grad(
-            [out for out, _ in pairs], [inputs[value] for value in sources], [need for _, need in pairs], allow_unused=True
+            [out for out, _ in used],
+            list(inputs.values()),
+            [need.expand(out.shape).float() for out, need in used],
+            allow_unused=True,
+            materialize_grads=True,
         )
         return [
             (value, whole(grad > 0, study.plain_dims(value)))
-            for value, grad in zip(sources, grads, strict=True)
-            if grad is not None
+            for value, grad in zip(inputs, grads, strict=True)
         ]
 
     @staticmethod
@@ -114,4 +140,3 @@ def _filled(op: Op, fill: Any) -> Op:
     if op.name not in ("constant_pad_nd", "pad"):
         return op
     return Op(op.name, op.func, {**op.args, "value": fill}, op.outs, op.site)
-

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...graph.values import Op, Value
-from ..facts import Facts, fitted, found, unknown
+from ..facts import Facts, fitted, found, joint_shape, unknown
 from . import Needs, Rule, nothing, rule
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def functional(func: Any) -> Any:
     """The variant of an in-place operation that returns a new tensor."""
     name, _, overload = func.name().removeprefix("aten::").partition(".")
-    packet = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") and name[0] != "_" else None
+    in_place = name.endswith("_") and not name.startswith("_")
+    packet = getattr(torch.ops.aten, name.rstrip("_"), None) if in_place else None
     if packet is None:
         return func
     overload = overload or "default"
@@ -63,9 +64,18 @@ def _both(op: Op, got: dict[Value, Facts]) -> Tensor:
 
 
 @rule(
-    "add", "hardswish", "_prelu_kernel", "log_sigmoid_forward", "special_logit", "floor_divide", "__and__", "__or__",
-    "__xor__", "polar", "complex",
-)  # fmt: skip
+    "add",
+    "hardswish",
+    "_prelu_kernel",
+    "log_sigmoid_forward",
+    "special_logit",
+    "floor_divide",
+    "__and__",
+    "__or__",
+    "__xor__",
+    "polar",
+    "complex",
+)
 class Pointwise(Rule):
     """Any operation tagged point-wise."""
 
@@ -106,7 +116,7 @@ class Multiply(Pointwise):
             zero = zero | study.facts(value).zero
         if not bool(zero.any()):
             return [facts]
-        shape = torch.broadcast_shapes(zero.shape, facts.value.shape, facts.known.shape)
+        shape = joint_shape(zero.shape, facts.value.shape, facts.known.shape)
         return [found((facts.known | zero).expand(shape), torch.where(facts.known & ~zero, facts.value, 0))]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
@@ -172,9 +182,23 @@ class Copy(Rule):
 
 
 @rule(
-    "clone", "_to_copy", "alias", "detach", "contiguous", "lift_fresh", "lift_fresh_copy", "lift", "to", "alias_copy",
-    "detach_copy", "dropout", "resolve_conj", "resolve_neg", "native_dropout", "_reshape_alias_copy",
-)  # fmt: skip
+    "clone",
+    "_to_copy",
+    "alias",
+    "detach",
+    "contiguous",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "lift",
+    "to",
+    "alias_copy",
+    "detach_copy",
+    "dropout",
+    "resolve_conj",
+    "resolve_neg",
+    "native_dropout",
+    "_reshape_alias_copy",
+)
 class Same(Rule):
     """The same values, perhaps in another dtype."""
 
@@ -192,58 +216,23 @@ class Same(Rule):
         return [(op.inputs()[0], joined(needs[:1]))] if needs[0] is not None else []
 
 
-@rule("zeros", "new_zeros", "zeros_like", "ones", "new_ones", "ones_like", "full", "new_full", "full_like",
-      "scalar_tensor", "zero", "fill")  # fmt: skip
-class Uniform(Rule):
-    """The same number everywhere."""
-
-    def facts(self, op: Op, study: Study) -> list[Facts]:
-        out = op.outs[0]
-        number = 0.0 if "zero" in op.name else 1.0 if "one" in op.name else self._fill(op, study)
-        if not isinstance(number, bool | int | float):
-            return nothing(op, study)
-        shape = (1,) * len(out.axes)
-        value = torch.full(shape, number, device=study.device).to(out.dtype)
-        return [found(torch.ones(shape, dtype=torch.bool, device=study.device), value)]
-
-    @staticmethod
-    def _fill(op: Op, study: Study) -> Any:
-        return next((op.args[key] for key in ("fill_value", "value", "s") if key in op.args), None)
-
-    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
-        if "fill" in op.name and isinstance(op.args.get("value"), Value):
-            return [(op.args["value"], study.full(op.args["value"]))]
-        return []
-
-
-@rule("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "empty_permuted", "rand", "randn",
-      "randint", "rand_like", "randn_like", "randint_like", "randperm", "arange", "linspace", "logspace", "eye",
-      "normal", "uniform", "bernoulli", "exponential", "random", "tril_indices", "triu_indices")  # fmt: skip
-class Fresh(Rule):
-    """Made without looking at values: not known, and nothing matters to it."""
-
-    def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
-        return [(value, study.full(value)) for value in op.inputs() if op.name.startswith("bernoulli")]
-
-
 @rule("glu")
 class Glu(Rule):
     """`a * sigmoid(b)` for the halves a, b of one dimension."""
 
     def facts(self, op: Op, study: Study) -> list[Facts]:
         a, b = self._halves(op, study)
-        known = a.known & b.known | a.zero
-        return [found(known.expand(torch.broadcast_shapes(known.shape, a.value.shape)), a.value * b.value.sigmoid())]
+        return [found(a.known & b.known | a.zero, a.value * b.value.sigmoid())]
 
     def _halves(self, op: Op, study: Study) -> tuple[Facts, Facts]:
         value: Value = op.args["self"]
         facts, dim = study.facts(value), int(op.args.get("dim", -1))
-        halves = []
-        for start in (0, value.shape[dim] // 2):
-            parts = [t if t.shape[dim] == 1 else t.narrow(dim, start, value.shape[dim] // 2)
-                     for t in (facts.known, facts.value)]  # fmt: skip
-            halves.append(Facts(*parts))
-        return halves[0], halves[1]
+        half = value.shape[dim] // 2
+
+        def part(start: int) -> Facts:
+            return facts.mapped(lambda t: t if t.shape[dim] == 1 else t.narrow(dim, start, half))
+
+        return part(0), part(half)
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         value: Value = op.args["self"]
@@ -251,6 +240,6 @@ class Glu(Rule):
         a, _ = self._halves(op, study)
         need = joined(needs)
         gate = need & ~a.zero
-        shape = list(torch.broadcast_shapes(need.shape, gate.shape))
+        shape = list(joint_shape(need.shape, gate.shape))
         shape[dim] = value.shape[dim] // 2
         return [(value, torch.cat([need.expand(shape), gate.expand(shape)], dim))]

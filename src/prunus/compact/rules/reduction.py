@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...graph.values import Op, Value
-from ..facts import Facts, alike, found, unknown
+from ..facts import Facts, alike, found, unknown, whole
 from . import Needs, Rule, nothing, rule
 from .pointwise import joined
 
@@ -56,7 +56,8 @@ class Reduction(Rule):
         dims = reduced_dims(op, len(source.axes))
         need = joined(needs)
         if not _kept(op, source):
-            need = need.reshape([1 if d in dims else need.shape[_at(d, dims)] for d in range(len(source.axes))])
+            for d in dims:
+                need = need.unsqueeze(d)
         for d in dims:
             bad: Tensor | None = None
             if self.zeros_go(op):
@@ -64,10 +65,6 @@ class Reduction(Rule):
                 bad = mask.transpose(0, d).flatten(1).any(1) if mask.dim() > 1 else mask
             study.hold(source.axes[d], bad, op, f"{op.name} is taken over it")
         return [(source, need)]
-
-
-def _at(dim: int, dims: list[int]) -> int:
-    return dim - sum(1 for d in dims if d < dim)
 
 
 def _without(tensor: Tensor, dims: list[int]) -> Tensor:
@@ -118,8 +115,7 @@ class Along(Rule):
             return [(source, study.full(source))]
         dim = int(op.args.get("dim", -1)) % len(source.axes)
         study.hold(source.axes[dim], None, op, f"{op.name} is taken over it")
-        given = [need if need.shape[dim] == 1 else need.any(dim, keepdim=True) for need in needs if need is not None]
-        return [(source, joined(list(given)))]
+        return [(source, joined([whole(need, [dim]) for need in needs if need is not None]))]
 
 
 @rule("sort", "argsort", "msort", "topk", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
@@ -131,12 +127,13 @@ class Ordered(Along):
 class Softmax(Along):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         (out,) = nothing(op, study)
-        if "log" in op.name or not op.outs[0].axes or (op.name == "_safe_softmax" and not _unmasked(op.args["self"])):
+        masked = op.name == "_safe_softmax" and not _unmasked(op.args["self"])
+        if "log" in op.name or not op.outs[0].axes or masked:
             return [out]
         return [Facts(out.known, out.value, int(op.args["dim"]) % len(op.outs[0].axes))]
 
 
-_FINITE = frozenset("view _unsafe_view reshape mul div clone transpose permute expand unsqueeze _to_copy".split())
+_FINITE = frozenset("view _unsafe_view reshape mul div clone transpose permute expand unsqueeze".split())
 
 
 def _unmasked(value: Value) -> bool:
@@ -145,5 +142,3 @@ def _unmasked(value: Value) -> bool:
     while op is not None and op.name in _FINITE:
         op = op.inputs()[0].producer
     return op is not None and op.name in ("bmm", "mm", "baddbmm")
-
-

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...graph.axes import reshape_groups
 from ...graph.values import Op, Value
-from ..facts import Facts, compressed, fitted, whole
+from ..facts import Facts, compressed, fitted, split, whole
 from . import Needs, Rule, nothing, rule
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ def regrouped(tensor: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     return tensor.expand(sizes).reshape(targets)
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten", "view_copy", "reshape_copy")
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten", "view_copy")
 class View(Rule):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         source, out = op.inputs()[0], op.outs[0]
         facts = study.facts(source)
         if self._odd(source, out):
             return nothing(op, study)
-        parts = (regrouped(t, source.shape, out.shape) for t in (facts.known, facts.value))
+        parts = facts.mapped(lambda t: regrouped(t, source.shape, out.shape))
         sums = None
         if facts.sums_to_one is not None:  # the summed dimension stands alone and last before and after
             last = facts.sums_to_one == len(source.axes) - 1 and source.shape[-1] == out.shape[-1]
             sums = len(out.axes) - 1 if last else None
-        return [compressed(Facts(*parts, sums), study.plain_dims(out))]
+        return [compressed(replace(parts, sums_to_one=sums), study.plain_dims(out))]
 
     @staticmethod
     def _odd(source: Value, out: Value) -> bool:
@@ -56,7 +56,7 @@ class View(Rule):
         return [(source, whole(regrouped(needs[0], out.shape, source.shape), study.plain_dims(source)))]
 
 
-@rule("permute", "permute_copy", "transpose", "t", "numpy_T", "transpose_copy", "t_copy", "swapaxes", "adjoint")
+@rule("permute", "permute_copy", "transpose", "t", "numpy_T", "transpose_copy", "t_copy", "adjoint")
 class Permute(Rule):
     @staticmethod
     def order(op: Op) -> list[int]:
@@ -74,7 +74,7 @@ class Permute(Rule):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         order, facts = self.order(op), study.facts(op.inputs()[0])
         sums = None if facts.sums_to_one is None else order.index(facts.sums_to_one)
-        return [Facts(facts.known.permute(order), facts.value.permute(order), sums)]
+        return [replace(facts.mapped(lambda t: t.permute(order)), sums_to_one=sums)]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         order, (need,) = self.order(op), needs
@@ -107,7 +107,7 @@ class Ones(Rule):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         source, out = op.inputs()[0], op.outs[0]
         facts = study.facts(source)
-        return [Facts(*(self._fit(t, source, out, op, back=False) for t in (facts.known, facts.value)))]
+        return [facts.mapped(lambda t: self._fit(t, source, out, op, back=False))]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         source, (need,) = op.inputs()[0], needs
@@ -122,9 +122,9 @@ class Expand(Rule):
     def facts(self, op: Op, study: Study) -> list[Facts]:
         source, out = op.inputs()[0], op.outs[0]
         facts, lead = study.facts(source), len(out.axes) - len(source.axes)
-        known, value = (t.reshape((1,) * lead + tuple(t.shape)) for t in (facts.known, facts.value))
+        out_facts = facts.mapped(lambda t: t.reshape((1,) * lead + tuple(t.shape)))
         sums = facts.sums_to_one
-        return [Facts(known, value, None if sums is None else sums + lead)]
+        return [replace(out_facts, sums_to_one=None if sums is None else sums + lead)]
 
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         assert needs[0] is not None
@@ -136,8 +136,7 @@ class Repeat(Rule):
     """`r` copies of an axis `a` are `r x a`."""
 
     def facts(self, op: Op, study: Study) -> list[Facts]:
-        facts = study.facts(op.args["self"])
-        return [replace(facts, known=self._tiled(facts.known, op), value=self._tiled(facts.value, op), sums_to_one=None)]
+        return [study.facts(op.args["self"]).mapped(lambda t: self._tiled(t, op))]
 
     @staticmethod
     def _tiled(tensor: Tensor, op: Op) -> Tensor:
@@ -151,10 +150,8 @@ class Repeat(Rule):
         assert need is not None
         for d, count in enumerate(int(n) for n in op.args["repeats"]):
             if count > 1 and need.shape[d] > 1:
-                need = need.unflatten(d, (count, need.shape[d] // count)).any(d)
+                need = split(need, d, (count, need.shape[d] // count)).any(d)
         return [(source, fitted(need, source))]
-
-
 
 
 @rule("view_as_complex", "view_as_complex_copy", "view_as_real", "view_as_real_copy")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...graph.values import Op, Value
-from ..facts import Facts, alike, found, unknown, whole, working
+from ..facts import Facts, alike, found, split, unknown, whole, working
 from . import Needs, Rule, rule
 from .pointwise import joined
 
@@ -21,7 +21,7 @@ def _names(text: str) -> list[str]:
 
 
 class Spatial(Rule):
-    """Leading dimensions pass, the others are positions; every output is an average or a pick over a window."""
+    """Leading dimensions pass, the others are positions; outputs are averages or picks over windows."""
 
     def positions(self, op: Op) -> list[int]:
         """The spatial dimensions of the input."""
@@ -51,10 +51,11 @@ class Spatial(Rule):
 
 
 @rule(
-    *_names("max_pool{}d_with_indices max_pool{}d adaptive_avg_pool{}d _adaptive_avg_pool{}d adaptive_max_pool{}d"),
-    *_names("avg_pool{}d fractional_max_pool{}d mkldnn_max_pool{}d mkldnn_adaptive_avg_pool{}d"),
-    *_names("upsample_nearest{}d upsample_linear{}d upsample_bilinear{}d upsample_bicubic{}d upsample_trilinear{}d"),
-    *_names("_upsample_nearest_exact{}d _upsample_bilinear{}d_aa _upsample_bicubic{}d_aa"),
+    *_names("max_pool{}d max_pool{}d_with_indices adaptive_max_pool{}d fractional_max_pool{}d"),
+    *_names("avg_pool{}d adaptive_avg_pool{}d _adaptive_avg_pool{}d"),
+    *_names("upsample_nearest{}d upsample_linear{}d upsample_bilinear{}d upsample_bicubic{}d"),
+    *_names("upsample_trilinear{}d _upsample_nearest_exact{}d"),
+    *_names("_upsample_bilinear{}d_aa _upsample_bicubic{}d_aa"),
     *_names("reflection_pad{}d replication_pad{}d"),
 )
 class Window(Spatial):
@@ -66,8 +67,9 @@ class Window(Spatial):
     def border(self, op: Op) -> bool:
         if not op.name.startswith("avg_pool"):
             return False
-        padded = any(int(p) for p in op.args.get("padding") or ()) and bool(op.args.get("count_include_pad", True))
-        return padded or op.args.get("divisor_override") is not None
+        padded = any(int(p) for p in op.args.get("padding") or ())
+        counted = bool(op.args.get("count_include_pad", True))
+        return (padded and counted) or op.args.get("divisor_override") is not None
 
 
 @rule("grid_sampler_2d", "grid_sampler", "grid_sampler_3d", "cudnn_grid_sampler")
@@ -104,7 +106,7 @@ class Unfold(Rule):
         source: Value = op.args["self"]
         need = whole(joined(needs), [len(op.outs[0].axes) - 1])
         if need.shape[-2] > 1:
-            need = need.unflatten(-2, (source.shape[-3], -1)).any(-2)
+            need = split(need, -2, (source.shape[-3], -1)).any(-2)
         return [(source, need.unsqueeze(-1))]
 
 
@@ -116,7 +118,7 @@ class Fold(Rule):
         out = op.outs[0]
         live = whole(~study.facts(op.args["self"]).zero, [len(op.args["self"].axes) - 1])
         if live.shape[-2] > 1:
-            live = live.unflatten(-2, (out.shape[-3], -1)).any(-2)
+            live = split(live, -2, (out.shape[-3], -1)).any(-2)
         zero = ~live.unsqueeze(-1)
         return [found(zero, zeros(zero, out))]
 
