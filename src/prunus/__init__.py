@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .api import prune
 from .checkpoint import load, save
+from .compact import compact
 from .errors import PruningError
 from .graph.graph import Axis, Graph
 from .graph.trace import trace
@@ -12,4 +13,16 @@ from .select.budget import Budget
 
 __version__ = "0.1.0"
 
-__all__ = ["Axis", "Budget", "Graph", "Plan", "PruningError", "__version__", "load", "prune", "save", "trace"]
+__all__ = [
+    "Axis",
+    "Budget",
+    "Graph",
+    "Plan",
+    "PruningError",
+    "__version__",
+    "compact",
+    "load",
+    "prune",
+    "save",
+    "trace",
+]
