@@ -15,7 +15,7 @@ SLICE = {
     "torchvision/resnet18": 0.30,
     "torchvision/densenet121": 0.32,
     "torchvision/mobilenet_v3_small": 0.40,
-    "torchvision/shufflenet_v2_x0_5": 0.45,
+    "torchvision/shufflenet_v2_x0_5": 0.46,  # three quarters of it are the classifier
     "torchvision/googlenet": 0.70,  # half of it are auxiliary heads, which eval mode does not run
     "torchvision/swin_t": 0.35,
     "timm-toys/test_vit": 0.40,

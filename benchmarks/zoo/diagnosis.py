@@ -37,23 +37,22 @@ def fingerprint(model: nn.Module) -> str:
 def diagnose(graph: Any, plan: Any) -> dict[str, Any]:
     """Axes left whole with the most parameters behind them, the approximate axes and the number of ops."""
     return {
-        "frozen": _whole_parameters(plan),
-        "approximate": sorted(str(axis) for axis in plan.approximate_axes)[:40],
+        "frozen": _frozen(graph, plan),
+        "approximate": sorted(map(str, plan.approximate_axes))[:40],
         "axes": len(graph.axes),
+        "ops": len(graph.ops) if hasattr(graph.ops, "__len__") else graph.ops,
+        "real_tensors": bool(graph.ran_on_real_tensors),
     }
 
 
-def _whole_parameters(plan: Any) -> list[dict[str, Any]]:
+def _frozen(graph: Any, plan: Any) -> list[dict[str, Any]]:
+    sizes = {name: mask.numel() for name, mask in plan.masks().items()}
     rows = []
-    for name, mask in plan.masks().items():
-        kept = [len(indices) for indices in plan.indices(name)]
-        whole = [dim for dim, size in enumerate(mask.shape) if size > 3 and kept[dim] == size]
-        left = 1
-        for size in kept:
-            left *= size
-        if whole:
-            rows.append({"parameter": name, "shape": list(mask.shape), "whole_dims": whole, "left": left})
-    rows.sort(key=lambda row: -int(row["left"]))
+    for axis in graph.axes:
+        if axis.size > 3 and not axis.prunable:
+            behind = sum(sizes.get(name, 0) for name in {name for name, _ in axis.members})
+            rows.append({"axis": axis.name, "size": axis.size, "behind": behind, "reason": axis.reason})
+    rows.sort(key=lambda row: -int(row["behind"]))
     return rows[:WORST]
 
 
