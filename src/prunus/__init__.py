@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .api import prune
 from .checkpoint import load, save
-from .compact import compact
+from .compaction import compact
 from .errors import PruningError
 from .graph.graph import Axis, Graph
 from .graph.trace import trace

@@ -45,7 +45,9 @@ def compact(
     nothing to remove, the plan is empty and the model, masks and all, is left as it was.
 
     Args:
-        model, args, kwargs: as for `prunus.trace`.
+        model: any `nn.Module`, with its weights.
+        args: positional inputs, as for `prunus.trace`; their values do not matter.
+        kwargs: keyword inputs.
         optimizer: its state is sliced along.
 
     Returns:
