@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import prunus
 from checkpoint_models import Residual, TiedText, output, pruned
-from prunus.compact import compact
 from snapshots import Snapshot
 
 DTYPES = [
@@ -112,7 +111,7 @@ def test_compaction_adds_biases_and_ends_masks(target: str, copied: bool, tmp_pa
     mask[:2] = 0
     torch.nn.utils.prune.custom_from_mask(model[0], "weight", mask)
     model[0].bias.data[:2] = 1.5
-    assert compact(model, x_BE).added == ["2.bias"]
+    assert prunus.compact(model, x_BE).added == ["2.bias"]
     prunus.save(copy.deepcopy(model) if copied else model, tmp_path)
     loaded = prunus.load(build if target == "factory" else build(), tmp_path)
     assert isinstance(loaded[2].bias, nn.Parameter)
