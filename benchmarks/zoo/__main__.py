@@ -38,13 +38,13 @@ def main() -> None:
         print(report.line(record), flush=True)
         seen.append(record)
         if not options.dry:
-            records[record["key"]] = record
-            runner.save(options.results, records)
+            runner.add(options.results, record)
 
     runner.run_all(entries, options.jobs, options.timeout, options.dry, report_one)
     if options.dry:
         print(f"{sum(r['status'] == 'dry' for r in seen)} of {len(seen)} models build and run")
         return
+    records = runner.load(options.results)
     report.write_page(options.page, [records[key] for key in sorted(records)])
     report.show(records[entry.key] for entry in entries)
 

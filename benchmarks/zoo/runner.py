@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -85,10 +86,13 @@ def load(path: Path) -> dict[str, Record]:
     return {record["key"]: record for record in json.loads(path.read_text())}
 
 
-def save(path: Path, records: dict[str, Record]) -> None:
-    """Write all records, sorted, in one atomic step."""
+def add(path: Path, record: Record) -> None:
+    """Write one record into the file, which other runs may be adding to as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([records[key] for key in sorted(records)], indent=1)
-    partial = path.with_suffix(".part")
-    partial.write_text(text + "\n")
-    partial.replace(path)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        records = load(path)
+        records[record["key"]] = record
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps([records[key] for key in sorted(records)], indent=1) + "\n")
+        partial.replace(path)
