@@ -48,29 +48,32 @@ def make_permanent(model: nn.Module) -> Callable[[], None] | None:
     return put_back
 
 
-@torch.no_grad()
 def _unmask(module: nn.Module, masked: list[tuple[int, BasePruningMethod]]) -> Callable[[], None]:
-    spaces: list[Any] = [module._parameters, module._buffers, module._forward_pre_hooks, module.__dict__]
+    spaces: list[dict[Any, Any]] = [module._parameters, module._buffers, module._forward_pre_hooks]
     saved = [dict(space) for space in spaces]
     values: list[tuple[nn.Parameter, Tensor, Tensor]] = []
     for key, hook in masked:
         name = hook._tensor_name
-        original = module._parameters.pop(f"{name}_orig")
-        mask = module._buffers.pop(f"{name}_mask")
+        original, mask = module._parameters.pop(f"{name}_orig"), module._buffers.pop(f"{name}_mask")
         assert original is not None
         assert mask is not None
         values.append((original, original.data, mask))
         original.data = original.data * mask.to(original.dtype)
         module.__dict__.pop(name, None)
-        module._parameters[name] = original
         del module._forward_pre_hooks[key]
+        module._parameters[name] = original
 
     def put_back() -> None:
         for original, before, mask in values:
             same = original.data == before * mask.to(before.dtype)
             original.data = before if bool(same.all()) else torch.where(same, before, original.data)
+        for _, hook in masked:
+            del module._parameters[hook._tensor_name]
         for space, content in zip(spaces, saved, strict=True):
+            now = {**content, **{key: value for key, value in space.items() if key not in content}}
             space.clear()
-            space.update(content)
+            space.update(now)
+        for _, hook in masked:
+            hook(module, None)  # the masked tensor itself, as before any forward
 
     return put_back

@@ -18,6 +18,8 @@ from .study import Gone, Study, Verdict
 _LOSSES = {
     "add": "it is added to a branch that is not constant there",
     "sub": "it is added to a branch that is not constant there",
+    "cat": "it is joined with units that are not constant",
+    "stack": "it is joined with units that are not constant",
     "mul": "it is multiplied by what depends on the input",
     "convolution": "its constant meets the zero padding of a convolution",
     "avg_pool": "its constant meets the zero padding of a pooling",

@@ -65,6 +65,7 @@ class Study:
             self._read(op)
         self.contractions = [op for op in graph.ops if isinstance(rule_of(op), Contraction)]
         self.targets = Targets(graph, self.contractions)
+        self.ending = {leaf for op in graph.ops for leaf in self._ending(op)}
         self.refused: dict[Node, Reason] = {}
         self.verdict = Verdict()
         self.gone: Gone = {}
@@ -114,6 +115,11 @@ class Study:
             known = tuple(leaf for leaf in self.graph.terms.leaves(node) if leaf in self.prunable)
             self._leaves[node] = known
         return known
+
+    def _ending(self, op: Op) -> set[Node]:
+        """Axes that an operation takes in and does not give out again."""
+        inside = {leaf for value in op.inputs() for node in value.axes for leaf in self.leaves(node)}
+        return inside.difference(leaf for out in op.outs for node in out.axes for leaf in self.leaves(node))
 
     def plain_dims(self, value: Value) -> list[int]:
         """Dimensions along which no unit can go."""
@@ -204,6 +210,8 @@ class Study:
         for axis in self.graph.prunable:
             if any(name not in read for name, _ in axis.members):
                 self.hold(axis.node, None, None, "it is used in train mode only")
+            elif axis.node not in self.ending:
+                self.hold(axis.node, None, None, "it leads to a result that nothing uses")
         for node, reason in {**self.graph.size_read, **self.refused}.items():
             if node in self.prunable:
                 self._hold(node, None, reason)
