@@ -35,11 +35,11 @@ class Scoring:
         names = {name for node in self.nodes for name, _ in self.graph.by_node[node].members}
         return {item.name: item.tensor for item in self.graph.held if item.name in names}
 
-    def sum_units(self, entries: Callable[[str, Tensor], Tensor]) -> dict[Node, Tensor]:
+    def sum_units(self, entries: Callable[[Tensor, Tensor | None], Tensor]) -> dict[Node, Tensor]:
         """For each axis, the sum of an entry-wise quantity over every entry that belongs to each unit.
 
-        `entries(name, parameter)` returns a tensor of the parameter's shape. Returned are float64 vectors
-        of shape (units,) on the CPU.
+        `entries(weight, gradient)` returns a tensor of the weight's shape; it is given rows of a large
+        parameter some at a time. Returned are float64 vectors of shape (units,) on the CPU.
         """
         totals = {node: torch.zeros(node.size, dtype=torch.float64) for node in self.nodes}
 
@@ -48,14 +48,33 @@ class Scoring:
                 totals[node] += scores
 
         for name, tensor in self.parameters().items():
-            values = entries(name, _wide(tensor.detach()))
-            for dim, node in enumerate(self.graph.values[name].axes):
-                if self._wanted.isdisjoint(self.graph.terms.leaves(node)):
-                    continue
-                others = [d for d in range(values.dim()) if d != dim]
-                summed = (values.sum(others) if others else values).double()
-                self.graph.terms.project(node, summed.cpu(), add)
+            axes = self.graph.values[name].axes
+            dims = [
+                d for d, node in enumerate(axes) if not self._wanted.isdisjoint(self.graph.terms.leaves(node))
+            ]
+            for dim, summed in _sums(tensor, dims, entries).items():
+                self.graph.terms.project(axes[dim], summed.cpu(), add)
         return totals
+
+
+CHUNK = 1 << 23
+"""Entries of a parameter that are looked at at a time."""
+
+
+def _sums(
+    tensor: Tensor, dims: list[int], entries: Callable[[Tensor, Tensor | None], Tensor]
+) -> dict[int, Tensor]:
+    """Float64 sums of a quantity over all dimensions but one, for each of `dims`."""
+    weight, grad = tensor.detach(), tensor.grad
+    rows = max(1, CHUNK * weight.shape[0] // max(weight.numel(), 1)) if weight.dim() else 1
+    totals: dict[int, list[Tensor]] = {dim: [] for dim in dims}
+    for start in range(0, weight.shape[0], rows):
+        part = slice(start, start + rows)
+        values = entries(_wide(weight[part]), None if grad is None else _wide(grad[part]))
+        for dim in dims:
+            others = [d for d in range(values.dim()) if d != dim]
+            totals[dim].append((values.sum(others) if others else values).double())
+    return {dim: torch.cat(parts) if dim == 0 else torch.stack(parts).sum(0) for dim, parts in totals.items()}
 
 
 def _wide(tensor: Tensor) -> Tensor:

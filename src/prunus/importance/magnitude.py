@@ -24,7 +24,7 @@ def l1(scoring: Scoring) -> dict[Node, Tensor]:
     Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets, 2017, arXiv:1608.08710,
     extended to all coupled members as in Fang et al., DepGraph, 2023, arXiv:2301.12900.
     """
-    return _check_meta(scoring) or scoring.sum_units(lambda _, weight: weight.abs())
+    return _check_meta(scoring) or scoring.sum_units(lambda weight, _: weight.abs())
 
 
 @register("l2")
@@ -37,5 +37,5 @@ def l2(scoring: Scoring) -> dict[Node, Tensor]:
     if on_meta is not None:
         return on_meta
     return {
-        node: total.sqrt() for node, total in scoring.sum_units(lambda _, weight: weight.square()).items()
+        node: total.sqrt() for node, total in scoring.sum_units(lambda weight, _: weight.square()).items()
     }

@@ -23,8 +23,7 @@ def taylor(scoring: Scoring) -> dict[Node, Tensor]:
     if all(tensor.grad is None for tensor in scoring.parameters().values()):
         raise InputError("importance 'taylor' needs gradients: call loss.backward() on some batches first")
 
-    def entries(name: str, weight: Tensor) -> Tensor:
-        grad = scoring.parameters()[name].grad
+    def entries(weight: Tensor, grad: Tensor | None) -> Tensor:
         return torch.zeros_like(weight) if grad is None else weight * grad
 
     return {node: total.abs() for node, total in scoring.sum_units(entries).items()}

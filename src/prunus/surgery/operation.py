@@ -15,6 +15,9 @@ from .slicing import Index, Removed, cut, join
 
 Path = tuple[str | int, ...]
 
+LARGE_SHARE = 0.1
+"""A tensor with more than this share of the model's bytes is remembered whole."""
+
 
 class Operation:
     """A list of undoable changes to a model and its optimizer."""
@@ -25,6 +28,7 @@ class Operation:
         self._undo: list[Callable[[], None]] = []
         self.attributes: dict[tuple[str, Path], tuple[Any, Any]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._large = LARGE_SHARE * sum(p.numel() * p.element_size() for p in model.parameters())
 
     @torch.no_grad()
     def slice(self, held: Held, kept: Sequence[Index]) -> None:
@@ -37,7 +41,7 @@ class Operation:
         shape = tuple(tensor.shape)
         grad = tensor.grad
         small_grad, removed_grad = cut(grad, kept) if grad is not None else (None, None)
-        small, removed = cut(tensor.detach(), kept)
+        small, removed = cut(tensor.detach(), kept, tensor.numel() * tensor.element_size() > self._large)
         tensor.grad = None
         tensor.data = small
         if small_grad is not None:

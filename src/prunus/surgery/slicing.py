@@ -1,6 +1,8 @@
-"""Cutting tensors to kept units while holding on to what was removed, so that nothing is copied twice.
+"""Cutting tensors to kept units while holding on to what was removed.
 
-Kept and removed parts together are as large as the original, whatever the number of cut dimensions.
+Kept and removed parts together are as large as the original, whatever the number of cut dimensions, but
+both exist beside it for a moment. A tensor that makes up much of its model is held on to as a whole
+instead, which costs only its kept part.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ class Removed:
     stride: tuple[int, ...]
     kept: list[Index]
     parts: list[tuple[int, Tensor]]
+    whole: Tensor | None = None
 
 
 def complement(kept: Tensor, size: int) -> Tensor:
@@ -38,12 +41,33 @@ def _layout(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def cut(tensor: Tensor, kept: Sequence[Index]) -> tuple[Tensor, Removed]:
+CHUNK = 1 << 22
+"""Entries that are copied at a time out of a tensor that is remembered whole."""
+
+
+def _narrowed(tensor: Tensor, kept: Sequence[Index]) -> Tensor:
+    """The kept part, made some rows at a time so that no other copy exists beside it."""
+    indices = [None if index is None else index.to(tensor.device) for index in kept]
+    shape = [size if i is None else len(i) for size, i in zip(tensor.shape, indices, strict=True)]
+    out = tensor.new_empty(shape)
+    rows = indices[0] if indices[0] is not None else torch.arange(tensor.shape[0], device=tensor.device)
+    step = max(1, CHUNK * tensor.shape[0] // tensor.numel())
+    for start in range(0, len(rows), step):
+        part = tensor.index_select(0, rows[start : start + step])
+        for d, index in enumerate(indices[1:], 1):
+            if index is not None:
+                part = part.index_select(d, index)
+        out[start : start + step] = part
+    return out
+
+
+def cut(tensor: Tensor, kept: Sequence[Index], hold_whole: bool = False) -> tuple[Tensor, Removed]:
     """The kept part of a tensor in its memory format, and what was removed.
 
     Args:
         tensor: of any shape, on any device.
         kept: for each dimension the kept indices (int64, CPU, sorted) or None.
+        hold_whole: remember the tensor itself instead of its removed parts.
     """
     layout = _layout(tensor)
     removed = Removed(tuple(tensor.shape), tuple(tensor.stride()), list(kept), [])
@@ -51,6 +75,9 @@ def cut(tensor: Tensor, kept: Sequence[Index]) -> tuple[Tensor, Removed]:
         (d for d, index in enumerate(kept) if index is not None),
         key=lambda d: len(kept[d]) / tensor.shape[d],  # type: ignore[arg-type]
     )
+    if hold_whole:
+        removed.whole = tensor
+        return _narrowed(tensor, kept).contiguous(memory_format=layout), removed
     for d in order:
         index = kept[d]
         assert index is not None
@@ -62,6 +89,14 @@ def cut(tensor: Tensor, kept: Sequence[Index]) -> tuple[Tensor, Removed]:
 
 def join(tensor: Tensor, removed: Removed) -> Tensor:
     """The inverse of `cut`: kept values from `tensor`, the others as they were removed."""
+    if removed.whole is not None:
+        places = []
+        for d, index in enumerate(removed.kept):
+            positions = torch.arange(removed.shape[d]) if index is None else index
+            shape = [-1 if k == d else 1 for k in range(len(removed.shape))]
+            places.append(positions.to(tensor.device).reshape(shape))
+        removed.whole[tuple(places)] = tensor.to(removed.whole.dtype)
+        return removed.whole.to(tensor.dtype)
     for number in range(len(removed.parts) - 1, -1, -1):
         d, part = removed.parts[number]
         index = removed.kept[d]
