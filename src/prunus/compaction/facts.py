@@ -39,6 +39,11 @@ class Facts:
         return self.known & (self.value == 0)
 
     @property
+    def nonzero(self) -> Tensor:
+        """Entries that are not known to be zero."""
+        return self.value != 0 if self.all else ~self.zero
+
+    @property
     def any(self) -> bool:
         return bool(self.known.any())
 
@@ -69,10 +74,9 @@ def constant(tensor: Tensor) -> Facts:
 def found(known: Tensor, value: Tensor) -> Facts:
     """Facts with the value cleared where it is not known; a constant that is not finite counts as unknown."""
     value = value.to(working(value.dtype))
-    if value.is_floating_point() or value.is_complex():
-        finite = value.isfinite()
-        if not bool(finite.all()):
-            known = known & finite
+    real = value.is_floating_point() or value.is_complex()
+    if real and not bool(value.sum().isfinite()):  # much faster than to ask each entry
+        known = known & value.isfinite()
     if not bool(known.all()):
         value = torch.where(known, value, torch.zeros((), dtype=value.dtype, device=value.device))
     return Facts(known, value)

@@ -22,6 +22,7 @@ class Product:
         size: K.
         border: only a zero in `a` has the same effect everywhere (beside the padding of a convolution).
         grouped: B stands for groups, each with columns of its own.
+        fixed: b is a parameter: nobody asks which of its entries matter.
     """
 
     a: Facts
@@ -30,10 +31,11 @@ class Product:
     size: int
     border: bool = False
     grouped: bool = False
+    fixed: bool = False
 
     @property
     def nonzero_a(self) -> Tensor:
-        return ~self.a.zero
+        return self.a.nonzero
 
     @property
     def known_a(self) -> Tensor:
@@ -44,7 +46,9 @@ class Product:
         """Known entries and values of the product."""
         if self._averages():
             return self.b.known, self.b.value
-        mixed = _meets(~self.known_a, self.nonzero_b) | _meets(self.nonzero_a, ~self.b.known)
+        mixed = _meets(~self.known_a, self.nonzero_b)
+        if not self.b.all:
+            mixed = mixed | _meets(self.nonzero_a, ~self.b.known)
         if bool(mixed.all()):
             return ~mixed, torch.zeros((), device=mixed.device)
         value = matmul(torch.where(self.known_a, self.a.value, 0), self.b.value)
@@ -58,11 +62,16 @@ class Product:
 
     def needs(self, need: Tensor) -> tuple[Tensor, Tensor]:
         """Which entries of a and b the needed entries of the product depend on."""
+        if self.fixed:
+            return _meets(need, self.nonzero_b.mT), torch.ones(
+                (1,) * need.dim(), dtype=torch.bool, device=need.device
+            )
         return _meets(need, self.nonzero_b.mT), _meets(self.nonzero_a.mT, need)
 
     def unknown_terms(self, need_a: Tensor, need_b: Tensor) -> Tensor:
         """Positions k with a term that depends on the input and matters."""
-        return over_others(~self.known_a & need_a, -1) | over_others(~self.b.known & need_b, -2)
+        of_a = over_others(~self.known_a & need_a, -1)
+        return of_a if self.b.all else of_a | over_others(~self.b.known & need_b, -2)
 
     def constant_terms(self, need_a: Tensor) -> Tensor:
         """Positions k with a constant term that is not zero and matters."""

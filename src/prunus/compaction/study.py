@@ -7,8 +7,9 @@ depend on, and, on its way, the units that have to stay. Rules in `rules/` say w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from .rules import rule_of
 from .rules.contraction import Contraction
 from .rules.pointwise import evaluate
 
+T = TypeVar("T")
 Gone = dict[Node, Tensor]
 """For each leaf axis the units that go, as a bool mask on the CPU."""
 
@@ -60,6 +62,7 @@ class Study:
         self.tensors = {item.name: item.tensor for item in graph.held if item.kind != "attribute"}
         self.prunable = {axis.node for axis in graph.prunable}
         self._facts: dict[Value, Facts] = {}
+        self._once: dict[Op, Any] = {}
         self._leaves: dict[Node, tuple[Node, ...]] = {}
         for op in graph.ops:
             self._read(op)
@@ -105,6 +108,13 @@ class Study:
             known = constant(tensor) if fixed and tensor is not None else unknown(value, self.device)
             self._facts[value] = known
         return known
+
+    def once(self, op: Op, read: Callable[[], T]) -> T:
+        """Something about an operation that is read off the weights, remembered."""
+        if op not in self._once:
+            self._once[op] = read()
+        found: T = self._once[op]
+        return found
 
     # -- axes -----------------------------------------------------------------------------------------
 

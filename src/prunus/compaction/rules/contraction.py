@@ -48,8 +48,9 @@ class MatrixProduct(Contraction):
     first, second, added = "self", "mat2", ""
 
     def product(self, op: Op, study: Study) -> Product:
-        a, b = study.facts(op.args[self.first]), study.facts(op.args[self.second])
-        return Product(a, b, ~b.zero, op.args[self.first].shape[-1])
+        first, second = op.args[self.first], op.args[self.second]
+        a, b = study.facts(first), study.facts(second)
+        return Product(a, b, b.nonzero, first.shape[-1], fixed=b.all and any(second.origin))
 
     def bias(self, op: Op) -> Value | None:
         value = op.args.get(self.added) if self.added and op.args.get("beta", 1) != 0 else None

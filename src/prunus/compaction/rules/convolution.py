@@ -32,8 +32,9 @@ class Convolution(Contraction):
         a = alike(study.facts(x), [d for d in range(len(x.axes)) if d != 1])
         size = channels // groups
         row = a.mapped(lambda t: spread(t, [1], x.shape).reshape(groups, 1, size))
-        b, nonzero = self._weight(op, study.facts(weight), weight, groups)
-        return Product(row, b, nonzero, size, self._border(op), grouped=True)
+        b, nonzero = study.once(op, lambda: self._weight(op, study.facts(weight), weight, groups))
+        fixed = b.all and any(weight.origin)
+        return Product(row, b, nonzero, size, self._border(op), grouped=True, fixed=fixed)
 
     @staticmethod
     def _border(op: Op) -> bool:
@@ -52,9 +53,14 @@ class Convolution(Contraction):
                 shape = (groups, weight.shape[0] // groups, weight.shape[1])
             none = torch.zeros(shape, dtype=torch.bool, device=facts.known.device)
             return Facts(none, torch.zeros(shape, dtype=facts.value.dtype, device=none.device)), ~none
-        full = [t.expand(weight.shape).flatten(2) for t in (facts.known, facts.value)]
-        parts = (full[0].all(2), full[1].sum(2), (~full[0] | (full[1] != 0)).any(2))
-        known, value, nonzero = (split(t, 0, (groups, -1)) for t in parts)
+        taps = facts.value.expand(weight.shape).flatten(2)
+        ones = torch.ones(taps.shape[-1], dtype=taps.dtype, device=taps.device)
+        total, nonzero = taps @ ones, taps.abs() @ ones != 0  # products add up faster than sums do
+        known = torch.ones_like(nonzero)
+        if not facts.all:
+            known = facts.known.expand(weight.shape).flatten(2).all(2)
+            nonzero = nonzero | ~known
+        known, value, nonzero = (split(t, 0, (groups, -1)) for t in (known, total, nonzero))
         if op.args["transposed"]:
             return Facts(known, value), nonzero
         return Facts(known.mT, value.mT), nonzero.mT
@@ -81,7 +87,8 @@ class Convolution(Contraction):
         need_a, need_b = product.needs(channels.reshape(groups, 1, -1))
         self.weigh(op, product, need_a, need_b, study)
         kernel = (need_b if op.args["transposed"] else need_b.mT).flatten(0, 1)
-        out = [(x, need_a.reshape(1, -1, *tail)), (weight, kernel.reshape(*kernel.shape, *tail))]
+        own = study.full(weight) if product.fixed else kernel.reshape(*kernel.shape, *tail)
+        out = [(x, need_a.reshape(1, -1, *tail)), (weight, own)]
         return out if bias is None else [*out, (bias, channels)]
 
     def contracted_axis(self, op: Op, study: Study) -> Node:
