@@ -105,6 +105,18 @@ def test_a_masked_bias() -> None:
     assert model[0].out_features == 4
 
 
+def test_a_masked_recurrent_layer() -> None:
+    model = randomised(Tagger(nn.GRU))
+    rnn = model.rnn
+    assert isinstance(rnn, nn.GRU)
+    for name, parameter in list(rnn.named_parameters()):
+        mask = torch.ones_like(parameter)
+        mask.view(3, 5, -1)[:, 2] = 0
+        masks.custom_from_mask(rnn, name, mask)
+    compacted(model, torch.randint(0, 11, (2, 4)))
+    assert rnn.hidden_size == 4
+
+
 def test_a_weight_masked_in_one_of_two_places_stays_masked() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -474,6 +486,21 @@ def test_an_axis_keeps_its_last_unit() -> None:
     plan = compacted(model, vector())
     assert [model[0].out_features, model[2].out_features] == [1, 1]
     assert "last unit" in plan.left_alone["2.out"]
+
+
+def test_a_transposed_grouped_convolution_gets_a_bias() -> None:
+    model = chain(
+        nn.Conv2d(3, 8, 3),
+        nn.Sigmoid(),
+        nn.ConvTranspose2d(8, 6, 1, groups=2, bias=False),
+        nn.Tanh(),
+        nn.Conv2d(6, 2, 1),
+    )
+    silence(model[0], [1, 5])
+    silence(model[4], [2, 5], dim=1)
+    assert compacted(model, image()).added == ["2.bias"]
+    assert model[2].weight.shape[:2] == (6, 2)
+    assert model[2].bias.shape == (4,)
 
 
 def test_equal_chunks_stay_equal() -> None:
@@ -884,6 +911,17 @@ def test_a_model_without_values_is_refused() -> None:
         model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
     with pytest.raises(prunus.PruningError, match="no values"):
         prunus.compact(model, torch.randn(2, 6, device="meta"))
+
+
+def test_a_compaction_belongs_to_its_weights() -> None:
+    model = chain(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 3))
+    silence(model[0], [1])
+    plan = prunus.compact(model, vector())
+    plan.undo(model)
+    with pytest.raises(prunus.PruningError, match="found in"):
+        plan.apply(model)
+    with pytest.raises(prunus.PruningError, match="nothing to undo"):
+        plan.undo(model)
 
 
 def test_compaction_composes_with_pruning() -> None:

@@ -129,6 +129,42 @@ def test_local_scope_takes_the_same_share_everywhere() -> None:
     assert len(plan.indices("2.weight")[0]) == 7
 
 
+class TwoKinds(nn.Module):
+    """Two convolutions between convolutions, then two linear layers between linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in ((3, 10), (10, 10), (10, 4)))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in ((4, 10), (10, 10), (10, 3)))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        for conv in self.convs:
+            x_BCHW = conv(x_BCHW).relu()
+        x_BC = x_BCHW.mean((2, 3))
+        for linear in self.linears:
+            x_BC = linear(x_BC).relu()
+        return x_BC
+
+
+def test_isomorphic_scope_ranks_each_kind_of_axis_by_itself() -> None:
+    """Convolutions lose their share among convolutions, however small their weights are beside the others."""
+    model = TwoKinds()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+        for layers in (model.convs, model.linears):  # nearly silent: 6 of the 10 first hidden units
+            layers[0].weight[:6] = layers[0].bias[:6] = layers[1].weight[:, :6] = 1e-3
+        for conv in model.convs:
+            conv.weight.mul_(1e-6)
+            conv.bias.mul_(1e-6)
+    image = torch.randn(2, 3, 2, 2)
+    ratio = {f"{kind}.{i}": 0.3 for kind in ("convs", "linears") for i in (0, 1)}
+    plan = prunus.trace(model, image).plan(ratio=ratio, scope="isomorphic")
+    for kind in ("convs", "linears"):
+        assert plan.indices(f"{kind}.0.weight")[0].tolist() == [6, 7, 8, 9]
+        assert plan.indices(f"{kind}.1.weight")[0].tolist() == list(range(10))
+
+
 def test_coupled_units_go_together() -> None:
     """The kept units of an axis are the same in every tensor that has the axis."""
     model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Conv2d(12, 5, 1))

@@ -158,7 +158,7 @@ def test_undo_in_reverse_order(name: str) -> None:
     [
         {"ratio": 0.75, "scope": "global", "importance": "l1"},
         {"ratio": 0.3, "importance": "random", "round_to": 2},
-        {"ratio": 0.9},
+        {"ratio": 0.9, "scope": "isomorphic"},
     ],
     ids=["global", "rounded", "deep"],
 )

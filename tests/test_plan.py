@@ -103,7 +103,7 @@ def test_rounding_under_a_budget() -> None:
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     ratio=st.floats(0, 0.999),
-    scope=st.sampled_from(["local", "global"]),
+    scope=st.sampled_from(["local", "global", "isomorphic"]),
 )
 @settings(max_examples=25, deadline=None)
 def test_no_axis_loses_its_last_unit(sizes: list[int], ratio: float, scope: str) -> None:
@@ -375,3 +375,30 @@ def test_a_model_on_a_gpu() -> None:
             if tensor.is_floating_point():
                 tensor.data.mul_(masks[name])
     torch.testing.assert_close(original(image), model(image))
+
+
+class SharedAttribute(nn.Module):
+    """Two axes that are not one, held to one size by an attribute that both are shaped with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 12
+        self.a, self.b, self.head = nn.Linear(6, 12), nn.Linear(6, 12), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.a(x).view(len(x), self.width)
+        b = self.b(x).view(len(x), self.width)
+        return self.head(torch.cat((a, b), 1).relu())
+
+
+def test_axes_tied_by_size_are_cut_to_equal_counts() -> None:
+    model, x = SharedAttribute().eval(), torch.randn(3, 6)
+    plan = prunus.prune(model, x, ratio={"a": 0.5})
+    assert (model.a.out_features, model.b.out_features, model.width) == (6, 6, 6)
+    assert plan.exact
+
+
+def test_ignoring_one_of_two_tied_axes_keeps_both() -> None:
+    model, x = SharedAttribute().eval(), torch.randn(3, 6)
+    prunus.prune(model, x, ratio=0.5, ignore=["b"])
+    assert (model.a.out_features, model.b.out_features, model.width) == (12, 12, 12)

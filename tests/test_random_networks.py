@@ -27,7 +27,7 @@ def options_for(seed: int) -> dict[str, Any]:
     draw = random.Random(seed)
     return {
         "ratio": draw.choice([0.25, 0.5, 0.75]),
-        "scope": draw.choice(["local", "global"]),
+        "scope": draw.choice(["local", "global", "isomorphic"]),
         "importance": draw.choice(["l1", "l2", "random"]),
     }
 

@@ -123,8 +123,7 @@ def _constants(study: Study, verdict: Verdict, gone: Gone) -> tuple[list[Shift],
             continue
         if fold.target.kind == NEW:
             weight = study.graph.aliases[f"{fold.target.name}.weight"]
-            dim = 1 if fold.op.args.get("transposed") else 0
-            new.append(NewBias(fold.target.name, weight, dim, amount))
+            new.append(NewBias(fold.target.name, weight, fold.rule.columns(fold.op), amount))
         else:
             shifts.append(Shift(fold.target.name, amount if fold.target.kind == BIAS else -amount))
     return shifts, new

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 from ..graph.axes import Node
 from ..graph.constraints import Constraint
 from ..graph.graph import Graph
-from ..select.groups import choose_groups
 from .study import Gone, Verdict
 
 
@@ -46,26 +46,38 @@ class Choice:
         wanted = {node: counts[node] for node in part if node in counts}
         if not wanted or self._legal(part, wanted):
             return
-        allowed = self._by_groups(wanted)
-        for node in sorted(wanted, key=lambda node: -wanted[node]) if not allowed else ():
-            allowed = self._by_groups({node: wanted[node]})
-            if allowed:
-                break
+        allowed: dict[Node, int] = {}
+        for group in self._groups(self._moving(wanted)):
+            units = math.gcd(*(node.size for node in group))
+            for lost in range(min(wanted[node] * units // node.size for node in group), 0, -1):
+                trial = {**allowed, **{node: node.size // units * lost for node in group}}
+                if self._legal(part, trial):
+                    allowed = trial
+                    break
         for node, count in wanted.items():
             counts[node] = allowed.get(node, 0)
             if counts[node] < count:
                 self.short[node] = f"its size is tied to others: {self._ties(node)}"
 
-    def _by_groups(self, wanted: Mapping[Node, int]) -> dict[Node, int]:
-        """How many units of each axis go when tied axes lose the same share."""
-        ratios = {node: count / node.size for node, count in wanted.items()}
-        out: dict[Node, int] = {}
-        for group in choose_groups(self.graph, ratios, set(ratios)):
-            spare = min(wanted.get(node, 0) * group.units // node.size for node in group.nodes)
-            kept = group.nearest(group.units - spare)
-            if kept < group.units:
-                out.update((node, node.size - count) for node, count in group.counts(kept).items())
-        return out if self._legal(list(out), out) else {}
+    def _moving(self, wanted: Mapping[Node, int]) -> set[Node]:
+        """Axes that can lose a common share of their units: no equation has them in products of their own."""
+        moving = set(wanted)
+        unequal = True
+        while unequal:
+            unequal = False
+            for tie in self.graph.constraints.residual:
+                inside = moving.intersection(tie.poly.variables())
+                if inside and tie.degrees(moving.__contains__) != {1}:
+                    moving.remove(min(inside, key=wanted.__getitem__))
+                    unequal = True
+        return moving
+
+    def _groups(self, moving: set[Node]) -> list[list[Node]]:
+        """Axes that move together, because equations tie them."""
+        groups = _joined(tie.poly.variables() for tie in self.graph.constraints.residual)
+        tied = [[node for node in group if node in moving] for group in groups]
+        alone = moving.difference(*tied) if tied else moving
+        return [group for group in tied if group] + [[node] for node in alone]
 
     def _legal(self, part: Iterable[Node], lost: Mapping[Node, int]) -> bool:
         """Whether every equation over these axes holds, and every attribute is a whole number."""
@@ -109,6 +121,16 @@ def _pick(dead: Tensor, count: int, before: Tensor | None) -> Tensor:
 
 def _components(graph: Graph) -> list[list[Node]]:
     """Prunable axes that share an equation, or an attribute that could become a fraction."""
+    sets: list[Iterable[object]] = [tie.poly.variables() for tie in graph.constraints.residual]
+    for poly in graph.constraints.solutions.values():
+        whole = all(Fraction(c).denominator == 1 and c > 0 for c in poly.terms.values())
+        if not whole or any(power < 0 for key in poly.terms for _, power in key):
+            sets.append(poly.variables())
+    return _joined([v for v in variables if v in graph.by_node] for variables in sets)
+
+
+def _joined(sets: Iterable[Iterable[object]]) -> list[list[Node]]:
+    """Axes that are in one set, or in sets that overlap."""
     parent: dict[Node, Node] = {}
 
     def root(node: Node) -> Node:
@@ -118,17 +140,10 @@ def _components(graph: Graph) -> list[list[Node]]:
             node = parent[node]
         return node
 
-    def tie(variables: Iterable[object], allowed: Callable[[object], bool]) -> None:
-        nodes = [v for v in variables if isinstance(v, Node) and allowed(v)]
+    for variables in sets:
+        nodes = [v for v in variables if isinstance(v, Node)]
         for node in nodes:
             parent[root(node)] = root(nodes[0])
-
-    for constraint in graph.constraints.residual:
-        tie(constraint.poly.variables(), lambda v: v in graph.by_node)
-    for poly in graph.constraints.solutions.values():
-        whole = all(Fraction(c).denominator == 1 and c > 0 for c in poly.terms.values())
-        if not whole or any(power < 0 for key in poly.terms for _, power in key):
-            tie(poly.variables(), lambda v: v in graph.by_node)
     parts: dict[Node, list[Node]] = {}
     for node in parent:
         parts.setdefault(root(node), []).append(node)

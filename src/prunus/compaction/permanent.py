@@ -61,7 +61,7 @@ def _unmask(module: nn.Module, masked: list[tuple[int, BasePruningMethod]]) -> C
         original.data = original.data * mask.to(original.dtype)
         module.__dict__.pop(name, None)
         del module._forward_pre_hooks[key]
-        module._parameters[name] = original
+        setattr(module, name, original)  # recurrent layers keep a list of their weights up to date here
 
     def put_back() -> None:
         for original, before, mask in values:

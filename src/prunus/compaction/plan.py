@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ..errors import PlanError
 from ..graph.axes import Node
 from ..graph.graph import Graph
 from ..graph.values import Reason
@@ -25,11 +27,11 @@ class Shift:
 
 @dataclass(frozen=True)
 class NewBias:
-    """Constants of removed units as a bias that a layer did not have."""
+    """Constants of removed units as a bias, along an axis, that a layer did not have."""
 
     module: str
     weight: str
-    dim: int
+    axis: Node
     amount: Tensor
 
 
@@ -54,6 +56,7 @@ class Compaction(Plan):
         self._shifts = shifts
         self._new = new
         self.left_alone = left_alone
+        self._found_on: nn.Module | None = graph.model
         self.before: Callable[[], None] | None = None
 
     @property
@@ -74,6 +77,17 @@ class Compaction(Plan):
         """None: a compacted model computes what it computed before."""
         return {}
 
+    def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
+        """Done by `prunus.compact`, and only there: constants belong to the weights they were found in.
+
+        Raises:
+            PlanError: whenever it is called again.
+        """
+        if self._found_on is not model:
+            raise PlanError("a compaction belongs to the weights it was found in: call prunus.compact again")
+        self._found_on = None
+        return super().apply(model, optimizer)
+
     def prepare(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
         if self.before is not None:
             operation.remember(self.before)
@@ -83,7 +97,7 @@ class Compaction(Plan):
     def complete(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
         for item in self._new:
             weight = tensors[item.weight]
-            kept = self.kept(item.weight)[item.dim]
+            kept = self.graph.terms.kept(item.axis, self.chosen, self._memo)
             amount = item.amount if kept is None else item.amount[kept.to(item.amount.device)]
             bias = nn.Parameter(amount.to(weight.device, weight.dtype), requires_grad=weight.requires_grad)
             operation.add_parameter(item.module, "bias", bias)

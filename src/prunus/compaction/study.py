@@ -235,6 +235,8 @@ class Study:
     def fold(self, op: Op, rule: Contraction, product: Product, terms: Tensor) -> None:
         """Note that a product has constant terms that are not zero, or hold them."""
         target = self.targets.of(op)
+        if product.b.value.is_complex():
+            target = "it is complex"
         if isinstance(target, str) or rule.contracted_axis(op, self).size != product.size:
             why = target if isinstance(target, str) else "its groups cannot be told apart"
             rule.hold(op, terms, self, f"it is constant and not zero, and cannot be folded: {why}")

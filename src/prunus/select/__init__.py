@@ -53,7 +53,7 @@ def make_plan(
         raise InputError(f"budget must be a prunus.Budget, got {type(budget).__name__}")
     ignored = {axis.node for item in ignore for axis in _named_axes(graph, item, outputs_only=False)}
     wanted, both = _wanted(graph, ratio, ignored)
-    groups = _groups(graph, wanted, both, budget, round_to)
+    groups = _groups(graph, wanted, both, ignored, budget, round_to)
     if isinstance(ratio, Mapping):
         _check_moved(graph, ratio, wanted, groups)
     nodes = [node for group in groups for node in group.nodes]
@@ -73,13 +73,18 @@ def make_plan(
 
 
 def _groups(
-    graph: Graph, wanted: Mapping[Node, float], both: set[Node], budget: Budget | None, round_to: int
+    graph: Graph,
+    wanted: Mapping[Node, float],
+    both: set[Node],
+    whole: set[Node],
+    budget: Budget | None,
+    round_to: int,
 ) -> list[Group]:
     """The groups that move; every factor of every product where a budget is out of reach otherwise."""
-    groups = choose_groups(graph, wanted, both, fine=budget is not None)
+    groups = choose_groups(graph, wanted, both, whole, fine=budget is not None)
     round_groups(graph, groups, round_to)
     if budget is not None and not BudgetSolver(graph, groups, budget).reachable:
-        groups = choose_groups(graph, wanted, set(wanted), fine=True)
+        groups = choose_groups(graph, wanted, set(wanted), whole, fine=True)
         round_groups(graph, groups, round_to)
     return groups
 

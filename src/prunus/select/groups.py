@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ..graph.axes import Node
+from ..graph.constraints import Constraint
 from ..graph.graph import Graph
 
 MAX_ROUNDS = 4
@@ -47,8 +48,11 @@ class Group:
 
 
 class _Chooser:
-    def __init__(self, graph: Graph, wanted: Mapping[Node, float], both: set[Node], fine: bool) -> None:
+    def __init__(
+        self, graph: Graph, wanted: Mapping[Node, float], both: set[Node], whole: set[Node], fine: bool
+    ) -> None:
         self.graph = graph
+        self.whole = whole
         self.fine = fine
         self.wanted = dict(wanted)
         self.both = both
@@ -56,6 +60,7 @@ class _Chooser:
         self.conflicts: dict[Node, set[Node]] = defaultdict(set)
         self.coverage: dict[Node, int] = defaultdict(int)
         self.poor: set[Node] = set()
+        self.held: set[Node] = set()
         self._find_conflicts()
 
     def _find_conflicts(self) -> None:
@@ -127,6 +132,7 @@ class _Chooser:
 
     def _hold_unequal(self, moving: set[Node]) -> None:
         """Hold every axis in a constraint that would not survive a common ratio."""
+        self.held = set(self.whole)
         changed = True
         while changed:
             changed = False
@@ -134,24 +140,24 @@ class _Chooser:
                 degrees = constraint.degrees(moving.__contains__)
                 if degrees <= {0} or degrees == {1}:
                     continue
-                changed |= self._mend(constraint.poly.variables(), moving, constraint)
+                self._mend(constraint, moving)
+                changed = True
 
-    def _mend(self, variables: Iterable[Node], moving: set[Node], constraint: object) -> bool:
-        """Take a tied partner along where that is all that is missing, else hold what moves."""
-        variables = list(variables)
+    def _mend(self, constraint: Constraint, moving: set[Node]) -> None:
+        """Take a tied partner along where that is all that is missing, else hold what moves, for good."""
+        variables = constraint.poly.variables()
         asleep = [node for node in variables if node not in moving]
-        poly = constraint.poly  # type: ignore[attr-defined]
-        linear = all(sum(power for _, power in key) == 1 for key in poly.terms)
-        free = all(not (self.conflicts[node] & moving) for node in asleep)
+        linear = all(sum(power for _, power in key) == 1 for key in constraint.poly.terms)
+        free = all(node not in self.held and not (self.conflicts[node] & moving) for node in asleep)
         if linear and free and asleep and all(node in self.graph.by_node for node in asleep):
             ratio = max(self.wanted[node] for node in variables if node in self.wanted)
             for node in asleep:
                 self.wanted[node] = ratio
                 moving.add(node)
-            return True
+            return
         for node in variables:
             moving.discard(node)
-        return True
+            self.held.add(node)
 
     def _group(self, moving: set[Node]) -> list[Group]:
         parent = {node: node for node in moving}
@@ -190,14 +196,19 @@ class _Chooser:
 
 
 def choose_groups(
-    graph: Graph, wanted: Mapping[Node, float], both: set[Node], fine: bool = False
+    graph: Graph,
+    wanted: Mapping[Node, float],
+    both: Collection[Node] = (),
+    whole: Collection[Node] = (),
+    fine: bool = False,
 ) -> list[Group]:
     """The groups of axes that move, given the ratio wanted for each.
 
-    Axes in `both` may move together with their rivals in a product. With `fine`, the largest factor of a
-    product moves, since its units are the smallest; without, the one that comes closest to its ratio.
+    Axes in `whole` never move, nor does what is tied to their size. Axes in `both` may move together with
+    their rivals in a product. With `fine`, the largest factor of a product moves, since its units are the
+    smallest; without, the one that comes closest to its ratio.
     """
-    return _Chooser(graph, wanted, both, fine).choose()
+    return _Chooser(graph, wanted, set(both), set(whole), fine).choose()
 
 
 def round_groups(graph: Graph, groups: list[Group], round_to: int) -> None:

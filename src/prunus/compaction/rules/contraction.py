@@ -31,6 +31,10 @@ class Contraction(Rule):
         """The axis summed over, one group's where there are groups."""
         raise NotImplementedError
 
+    def columns(self, op: Op) -> Node:
+        """The axis of the columns."""
+        return op.outs[0].axes[-1]
+
     def hold(self, op: Op, bad: Tensor, study: Study, why: str) -> None:
         """Hold the units behind contracted positions."""
         study.hold(self.contracted_axis(op, study), bad, op, why)

@@ -91,6 +91,9 @@ class Convolution(Contraction):
         out = [(x, need_a.reshape(1, -1, *tail)), (weight, own)]
         return out if bias is None else [*out, (bias, channels)]
 
+    def columns(self, op: Op) -> Node:
+        return op.outs[0].axes[1]
+
     def contracted_axis(self, op: Op, study: Study) -> Node:
         weight, groups = op.args["weight"], int(op.args["groups"])
         node: Node = weight.axes[0 if op.args["transposed"] else 1]
