@@ -7,13 +7,17 @@ passes through operations, `study.py` brings both together, `folds.py` finds pla
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
 from ..graph.graph import Graph
+from ..graph.state import device_of
 from ..graph.trace import check_model, trace
 from .choice import Choice
 from .folds import BIAS, NEW
@@ -61,7 +65,8 @@ def compact(
     try:
         graph = trace(model, args, kwargs)
         _check_values(graph)
-        plan = _plan(graph)
+        with _plain_arithmetic(graph):
+            plan = _plan(graph)
         if plan.chosen:
             plan.before = put_back
             plan.apply(model, optimizer)
@@ -82,6 +87,14 @@ def _check_values(graph: Graph) -> None:
             raise InputError(
                 f"{item.kind} {item.name!r} is on the meta device and has no values: load the weights first"
             )
+
+
+@contextmanager
+def _plain_arithmetic(graph: Graph) -> Iterator[None]:
+    """Full precision, and index tensors on the CPU, whatever is in force outside."""
+    kind = device_of(graph.held) or torch.device("cpu")
+    with torch.no_grad(), torch.autocast(kind.type, enabled=False), torch.device("cpu"):
+        yield
 
 
 def _plan(graph: Graph) -> Compaction:
