@@ -92,6 +92,7 @@ def test_nothing_to_remove_leaves_masks_alone() -> None:
     plan = prunus.compact(model, vector())
     assert plan.chosen == {}
     assert plan.graph.parameter("0.weight_orig").shape == (5, 6)
+    assert plan.undo(model) is model
     assert before.differences(model, identity=True) == []
 
 
@@ -825,6 +826,18 @@ def test_float32_and_half_precision() -> None:
         compacted(model, image().to(dtype), tolerance=tolerance)
         assert model[0].out_channels == 5
         assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+def test_what_is_in_force_outside_does_not_matter() -> None:
+    model = cnn()
+    silence(model[0], [0, 1, 2])
+    model.float()
+    x = image().float()
+    expected = outputs_of(model, (x,), {})
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        prunus.compact(model, x)
+    torch.testing.assert_close(outputs_of(model, (x,), {}), expected, rtol=1e-5, atol=1e-6)
+    assert model[0].out_channels == 5
 
 
 # -- the plan -------------------------------------------------------------------------------------------

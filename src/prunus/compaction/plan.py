@@ -88,9 +88,14 @@ class Compaction(Plan):
         self._found_on = None
         return super().apply(model, optimizer)
 
+    def undo(self, model: nn.Module) -> nn.Module:
+        """Put a compacted model back, bit for bit, masks included; nothing to do for an empty compaction."""
+        return super().undo(model) if self.chosen else model
+
     def prepare(self, operation: Operation, tensors: Mapping[str, Tensor]) -> None:
         if self.before is not None:
             operation.remember(self.before)
+            self.before = None
         for shift in self._shifts:
             operation.shift(tensors[shift.name], shift.amount)
 

@@ -149,15 +149,13 @@ class Study:
 
     def gone_along(self, node: Node) -> Tensor | None:
         """Positions along an axis that go with the units in `gone` (bool, CPU); None for none."""
-        chosen = {leaf: self._kept[leaf] for leaf in self.leaves(node) if leaf in self._kept}
-        if not chosen:
+        if self._kept.keys().isdisjoint(self.leaves(node)):
             return None
-        kept = self.graph.terms.kept(node, self._kept, self._memo)
-        if kept is None:
-            return None
-        mask = torch.ones(node.size, dtype=torch.bool)
-        mask[kept] = False
-        return mask
+        if node not in self._gone_along:
+            mask = torch.ones(node.size, dtype=torch.bool)
+            mask[self.graph.terms.kept(node, self._kept, self._memo)] = False
+            self._gone_along[node] = mask
+        return self._gone_along[node]
 
     # -- backward -------------------------------------------------------------------------------------
 
@@ -166,6 +164,7 @@ class Study:
         self.gone = gone
         self._kept = {leaf: (~mask).nonzero().flatten() for leaf, mask in gone.items() if bool(mask.any())}
         self._memo: dict[Node, Tensor | None] = {}
+        self._gone_along: dict[Node, Tensor] = {}
         self.verdict = Verdict()
         self._hold_what_rules_do_not_see()
         needs: dict[Value, Tensor] = {value: self.full(value) for value in self.graph.outputs}
