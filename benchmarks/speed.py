@@ -8,6 +8,7 @@ model runs and keeps its output shapes, with no hand edits.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -81,8 +82,10 @@ def _time(name: str, prune: Callable[[Any, tuple[Any, ...]], dict[str, float]]) 
     args, kwargs = entry.inputs(model)
     before = criteria.shapes(criteria.run(model, args, kwargs))
     params = sum(p.numel() for p in model.parameters())
+    cpu = time.process_time()
     stages = prune(model, args)
     result: dict[str, Any] = {"stages": stages, "seconds": sum(stages.values())}
+    result["cpu_seconds"] = time.process_time() - cpu
     result["remaining"] = sum(p.numel() for p in model.parameters()) / params
     try:
         after = criteria.shapes(criteria.run(model.eval(), args, kwargs))
@@ -93,12 +96,16 @@ def _time(name: str, prune: Callable[[Any, tuple[Any, ...]], dict[str, float]]) 
     return result
 
 
-def compare(name: str, repeats: int, timeout: float) -> dict[str, Any]:
+def compare(name: str, repeats: int, timeout: float, threads: int) -> dict[str, Any]:
     """Both sides in turn, `repeats` times unless slow; the median of each."""
+    environment = {"OMP_NUM_THREADS": str(threads)}
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(repeats):
         for side in SIDES:
-            runs[side].append(isolated.call("benchmarks.speed", f"time_{side}", name, timeout=timeout))
+            function = f"time_{side}"
+            runs[side].append(
+                isolated.call("benchmarks.speed", function, name, timeout=timeout, environment=environment)
+            )
         latest = [runs[side][-1] for side in SIDES]
         if any(not r.get("works") for r in latest) or max(r["seconds"] for r in latest) > REPEAT_BELOW:
             break
@@ -143,13 +150,14 @@ def main() -> None:
     parser.add_argument("--only", help="regular expression on torchvision/name; default: all of them")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one side of one model")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, on both sides")
     options = parser.parse_args()
 
     names = [entry.name for entry in select("torchvision", options.only)]
     names.sort(key=lambda name: name not in ALWAYS)
     rows = []
     for name in names:
-        row = compare(name, options.repeats, options.timeout)
+        row = compare(name, options.repeats, options.timeout, options.threads)
         rows.append(row)
         print(name, *(f"{side}: {_cell(row[side])}" for side in SIDES), flush=True)
     publish(
