@@ -1,7 +1,8 @@
-"""Run a model once on fake tensors and record what every operation does to axes.
+"""Run a model once on tensors without data and record what every operation does to axes.
 
-No computation happens and no weight is copied: parameters, buffers and inputs are replaced by fake
-tensors (`torch._subclasses.FakeTensorMode`), a dispatch mode sees every ATen call, and a function mode
+No computation happens and no weight is copied: parameters, buffers and inputs are replaced by tensors on
+the meta device or, where code names devices or makes constants, by fake tensors
+(`torch._subclasses.FakeTensorMode`). A dispatch mode sees every ATen call, and a function mode
 sees the Python-level calls with the integers that shape them. Models that read values (`.item()`,
 shapes that depend on data) run on real tensors under the same rules.
 """
@@ -12,7 +13,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ _DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 _SILENT = frozenset(
     {"is_same_size", "sym_size", "sym_numel", "sym_stride", "sym_storage_offset", "device", "dim"}
 )
+
+
+WAYS = ("meta", "fake", "real")
+"""Tensors that a model can run on, the next one tried where it cannot: without storage or device; without
+storage on their own device, which also follows code that makes constants; and copies with their values."""
 
 
 class ReadsValues(Exception):
@@ -436,30 +442,25 @@ def run(
     kwargs: dict[str, Any],
     tracer: Tracer,
     training: bool,
-    real: bool,
-    first: bool,
+    how: str,
 ) -> Any:
-    """One pass over the model in the given mode; its axes, ties and equations end in `tracer`."""
-    fake_mode = None if real else FakeTensorMode(allow_non_fake_inputs=True)
+    """One pass over the model in train or eval mode; its axes, ties and equations end in `tracer`.
+
+    `how` is one of `WAYS`.
+    """
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if how == "fake" else None
     axis_mode = AxisMode(tracer)
 
-    def stand_in(tensor: Tensor) -> Tensor:
-        if fake_mode is None:
-            return tensor.detach().clone() if tensor.device.type != "meta" else torch.empty_like(tensor)
-        with fake_mode:
-            return torch.empty_strided(
-                tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device
-            )
+    def stand_in(tensor: Tensor, share: bool = False) -> Tensor:
+        if how == "real":
+            return tensor.detach() if share else tensor.detach().clone()
+        with nullcontext() if fake_mode is None else fake_mode:
+            device = tensor.device if how == "fake" else "meta"
+            return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
 
-    def held_stand_in(item: Held) -> Tensor:
-        if fake_mode is not None:
-            return stand_in(item.tensor)
-        detached = item.tensor.detach()
-        return detached if item.kind == "parameter" else detached.clone()
-
-    replacements = [(item, held_stand_in(item)) for item in held]
+    replacements = [(item, stand_in(item.tensor, share=item.kind == "parameter")) for item in held]
     for item, tensor in replacements:
-        _attach_held(tracer, item, tensor, first)
+        _attach_held(tracer, item, tensor)
 
     def input_stand_in(tensor: Tensor) -> Tensor:
         stand = stand_in(tensor)
@@ -481,6 +482,8 @@ def run(
         stack.callback(tracer.forget)
         sizes.set_recorder(tracer.recorder)
         stack.callback(sizes.set_recorder, None)
+        if how == "meta":
+            stack.enter_context(torch.device("meta"))
         if fake_mode is not None:
             stack.enter_context(fake_mode)
         stack.enter_context(axis_mode)
@@ -495,7 +498,7 @@ def run(
             tracer.running = False
 
 
-def _attach_held(tracer: Tracer, item: Held, tensor: Tensor, first: bool) -> None:
+def _attach_held(tracer: Tracer, item: Held, tensor: Tensor) -> None:
     """The same axes for the same tensor in every pass."""
     known = tracer.values.get(item.name)
     if known is None:

@@ -65,14 +65,14 @@ class Graph:
         tracer: Tracer,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        real: bool,
+        how: str,
         output_shapes: dict[str, tuple[int, ...]],
     ) -> None:
         self.model = model
         self.output_shapes = output_shapes
         self.args = args
         self.kwargs = kwargs
-        self.ran_on_real_tensors = real
+        self.how = how
         self.held = held
         self.values: dict[str, Value] = tracer.values
         self.ops = tracer.ops
@@ -168,6 +168,11 @@ class Graph:
         return found
 
     # -- asking -------------------------------------------------------------------------------------
+
+    @property
+    def ran_on_real_tensors(self) -> bool:
+        """Whether the model reads values, so that tracing had to compute."""
+        return self.how == "real"
 
     @property
     def prunable(self) -> list[Axis]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentTypeError, InputError, PruningError, TraceError
-from .capture import ReadsValues, output_tensors, run
+from .capture import WAYS, output_tensors, run
 from .graph import Graph
 from .state import Held, held_tensors
 from .tracer import Tracer
@@ -41,7 +42,7 @@ def trace(model: nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None
         )
     held = held_tensors(model)
     _check_devices(held)
-    return _trace(model, held, given, given_kwargs)
+    return trace_held(model, held, given, given_kwargs)
 
 
 def _as_args(args: Any) -> tuple[Any, ...]:
@@ -90,30 +91,31 @@ def _check_devices(held: list[Held]) -> None:
         raise InputError(f"the model is on several devices ({places}): move it to one with model.to(device)")
 
 
-def _trace(
-    model: nn.Module, held: list[Held], args: tuple[Any, ...], kwargs: dict[str, Any], only_real: bool = False
+def trace_held(
+    model: nn.Module,
+    held: list[Held],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    ways: Sequence[str] = WAYS,
 ) -> Graph:
+    """Trace on the first kind of tensors that the model can run on."""
     names = {id(module): name for name, module in model.named_modules()}
-    on_meta = bool(held) and all(
-        item.tensor.device.type == "meta" for item in held if item.kind == "parameter"
-    )
-    first_error: Exception | None = None
-    for real in (True,) if on_meta or only_real else (False, True):
+    if held and all(item.tensor.device.type == "meta" for item in held if item.kind == "parameter"):
+        ways = ("meta",)
+    for how in ways:
         tracer = Tracer(names)
         try:
-            output = run(model, held, args, kwargs, tracer, training=False, real=real, first=True)
+            output = run(model, held, args, kwargs, tracer, training=False, how=how)
         except PruningError:
             raise
         except Exception as error:
-            if not isinstance(error, ReadsValues) or first_error is None:
-                first_error = error
-            if real or on_meta:
+            if how == ways[-1]:
                 raise _failed(model, error) from error
             continue
         shapes = _freeze_output(tracer, output)
         counts = len(tracer.ops), len(tracer.costs), len(tracer.approximate), len(tracer.scales)
         if any(not tracer.values[item.name].consumers for item in held if item.kind == "parameter"):
-            _trace_training(model, held, args, kwargs, tracer, real)
+            _trace_training(model, held, args, kwargs, tracer, how)
             ops, costs, approximate, scales = counts
             del (
                 tracer.ops[ops:],
@@ -121,7 +123,7 @@ def _trace(
                 tracer.approximate[approximate:],
                 tracer.scales[scales:],
             )
-        return Graph(model, held, tracer, args, kwargs, real and not on_meta, shapes)
+        return Graph(model, held, tracer, args, kwargs, how, shapes)
     raise AssertionError("unreachable")
 
 
@@ -131,11 +133,11 @@ def _trace_training(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tracer: Tracer,
-    real: bool,
+    how: str,
 ) -> None:
     """Auxiliary heads that only train mode runs are coupled too; a model that cannot train stays as it is."""
     try:
-        output = run(model, held, args, kwargs, tracer, training=True, real=real, first=False)
+        output = run(model, held, args, kwargs, tracer, training=True, how=how)
     except Exception:
         return
     _freeze_output(tracer, output)

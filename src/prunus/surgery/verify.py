@@ -75,13 +75,14 @@ def verify(plan: Plan, model: nn.Module) -> None:
         SurgeryError: its forward fails, an output has another shape, or a dimension is laid out
             differently; the axis is named.
     """
+    from ..graph.capture import WAYS
     from ..graph.state import held_tensors
-    from ..graph.trace import _trace
+    from ..graph.trace import trace_held
 
     graph = plan.graph
     held = held_tensors(model)
     try:
-        after = _trace(model, held, graph.args, graph.kwargs, only_real=graph.ran_on_real_tensors)
+        after = trace_held(model, held, graph.args, graph.kwargs, WAYS[WAYS.index(graph.how) :])
     except PruningError as error:
         raise SurgeryError(
             f"the pruned model fails its forward ({error}); suspected: {_suspects(plan, str(error))}"
