@@ -10,6 +10,7 @@ shapes that depend on data) run on real tensors under the same rules.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from .axes import find
 from .functions import handle
 from .rules import load_rules
 from .rules.pointwise import pointwise
+from .shortcuts import SHORTCUTS
 from .sizes import SizeFloat, SizeInt
 from .state import Held, mode, swapped
 from .tracer import Call, Tracer
@@ -110,8 +112,9 @@ _VIEWS_IN_PLACE = frozenset(
 class AxisMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the axis rule of every ATen call."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, shortcuts: Mapping[str, Callable[..., Any]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.shortcuts = shortcuts
         self.tracer = tracer
         self.rules = load_rules()
         self.paused = False
@@ -124,6 +127,9 @@ class AxisMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        shortcut = self.shortcuts.get(_schema(func)[0])
+        if shortcut is not None:
+            return shortcut(*args, **kwargs)
         try:
             return func(*args, **kwargs)
         except _DATA_DEPENDENT as error:
@@ -391,6 +397,18 @@ def _plain_backends() -> Iterator[None]:
 
 
 @contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: a trace makes many objects and drops hardly any."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
 def _unchanged_random_state(devices: list[int]) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         yield
@@ -449,7 +467,7 @@ def run(
     `how` is one of `WAYS`.
     """
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if how == "fake" else None
-    axis_mode = AxisMode(tracer)
+    axis_mode = AxisMode(tracer, SHORTCUTS if how == "meta" else {})
 
     def stand_in(tensor: Tensor, share: bool = False) -> Tensor:
         if how == "real":
@@ -471,6 +489,7 @@ def run(
     given_args, given_kwargs = map_tensors(args, input_stand_in), map_tensors(kwargs, input_stand_in)
     devices = sorted({t.tensor.device.index or 0 for t in held if t.tensor.device.type == "cuda"})
     with ExitStack() as stack:
+        stack.enter_context(_no_collection())
         stack.enter_context(_unchanged_random_state(devices))
         stack.enter_context(_plain_backends())
         stack.enter_context(unchanged_attributes(model))
