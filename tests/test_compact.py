@@ -122,16 +122,20 @@ def test_a_weight_masked_in_one_of_two_places_stays_masked() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 5)
+            self.out = nn.Linear(5, 2)
             self.b.weight = self.a.weight
             masks.custom_from_mask(self.a, "weight", torch.ones(6, 6).index_fill(0, torch.tensor([2]), 0))
 
         def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.out(torch.tanh(self.b(torch.tanh(self.a(x)))))
+            out: Tensor = self.out(torch.tanh(self.c(self.b(torch.tanh(self.a(x))))))
             return out
 
-    model = randomised(Tied())
+    model = Tied()
+    randomised(model)
+    silence(model.c, [3])
     compacted(model, vector())
+    assert model.c.out_features == 4
     assert masks.is_pruned(model)
 
 
@@ -202,6 +206,34 @@ def test_average_pooling_counts_its_padding() -> None:
     cut = build(counted=False)
     compacted(cut, image())
     assert cut[0].out_channels == 3
+
+
+def test_a_transposed_convolution_makes_a_pattern_of_a_constant() -> None:
+    model = chain(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.ConvTranspose2d(6, 4, 3, stride=2), nn.Conv2d(4, 2, 1))
+    silence(model[0], [1, 2])
+    assert compacted(model, image()).chosen == {}
+
+
+def test_a_constant_that_differs_from_place_to_place_stays() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.place = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(self.a(x) + self.place)
+            return out
+
+    model = Positions()
+    randomised(model)
+    silence(model.a, [2, 3])
+    with torch.no_grad():
+        model.place[:, 3] = 0.5
+    plan = compacted(model, torch.randn(4, 5, 6).double())
+    assert model.a.out_features == 7
+    (reason,) = plan.left_alone.values()
+    assert "differs from place to place" in reason
 
 
 # -- where constants can go -----------------------------------------------------------------------------
@@ -291,6 +323,42 @@ def test_a_bias_that_something_else_reads_takes_nothing() -> None:
     model = randomised(Shared())
     silence(model.a, [2])  # type: ignore[arg-type]
     assert "used elsewhere" in compacted(model, vector()).left_alone["a.out"]
+
+
+def test_a_product_that_is_an_output_takes_nothing() -> None:
+    class Raw(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 3))
+            self.bias = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = torch.sigmoid(self.a(x)) @ self.weight
+            return y, y + self.bias
+
+    model = Raw()
+    randomised(model)
+    silence(model.a, [2])
+    assert "no bias" in compacted(model, vector()).left_alone["a.out"]
+
+
+def test_sums_over_positions_count_them() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.sigmoid(self.a(x))
+            ones = torch.ones(1, x.shape[1], dtype=x.dtype)
+            out: Tensor = self.b(ones @ x) + self.b(x.sum(1, keepdim=True))
+            return out
+
+    model = Pooled()
+    randomised(model)
+    silence(model.a, [2, 5])
+    assert compacted(model, torch.randn(4, 5, 6).double()).folded == ["b.bias"]
+    assert model.a.out_features == 6
 
 
 # -- joins ----------------------------------------------------------------------------------------------
@@ -450,7 +518,8 @@ def test_a_result_that_is_not_used_is_not_gutted() -> None:
     class Idle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.idle = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 5)
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.idle = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 4))
 
         def forward(self, x: Tensor) -> Tensor:
             x = torch.tanh(self.a(x))
@@ -459,6 +528,63 @@ def test_a_result_that_is_not_used_is_not_gutted() -> None:
             return out
 
     assert compacted(randomised(Idle()), vector()).chosen == {}
+
+
+def test_what_feeds_only_outputs_that_are_multiplied_by_zero_goes() -> None:
+    class Cleared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.register_buffer("gate", torch.tensor([1.0, 0.0, 1.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(torch.tanh(self.a(x))) * self.gate
+            return out
+
+    model = Cleared()
+    randomised(model)
+    with torch.no_grad():
+        model.b.weight[[0, 2], 5] = 0
+    compacted(model, vector())
+    assert model.a.out_features == 7
+
+
+def test_a_mean_over_units_counts_the_empty_ones_and_a_sum_does_not() -> None:
+    class Centred(nn.Module):
+        def __init__(self, statistic: Any) -> None:
+            super().__init__()
+            self.a, self.b, self.statistic = nn.Linear(6, 8), nn.Linear(8, 3), statistic
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x))
+            out: Tensor = self.b(x) * self.statistic(x, -1, keepdim=True)
+            return out
+
+    for statistic, left in ((torch.mean, 8), (torch.sum, 7), (torch.amax, 8), (torch.linalg.vector_norm, 7)):
+        if statistic is torch.linalg.vector_norm:
+            model = Centred(lambda x, dim, keepdim: torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim))
+        else:
+            model = Centred(statistic)
+        randomised(model)
+        silence(model.a, [4], bias=0.0)
+        compacted(model, vector())
+        assert model.a.out_features == left
+
+
+def test_an_operation_without_a_rule_mixes_everything() -> None:
+    class Distances(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.centres = nn.Linear(6, 8), nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cdist(self.a(x), self.centres)
+
+    model = Distances()
+    randomised(model)
+    silence(model.a, [4], bias=0.0)
+    (reason,) = compacted(model, vector()).left_alone.values()
+    assert "no rule for aten._" in reason
 
 
 def test_what_only_training_uses_stays() -> None:
@@ -544,6 +670,13 @@ def test_group_norm_loses_whole_groups() -> None:
     silence(model[0], [0])  # and one unit of another stays
     compacted(model, image())
     assert (model[1].num_groups, model[1].num_channels) == (2, 6)
+
+
+def test_group_norm_holds_units_inside_groups() -> None:
+    model = chain(nn.Conv2d(3, 12, 3), nn.GroupNorm(4, 12), nn.Sigmoid(), nn.Conv2d(12, 5, 1))
+    silence(model[0], [1, 4, 7, 10], bias=0.0)
+    silence(model[3], [1, 4, 7, 10], dim=1)
+    assert "group norm" in compacted(model, image()).left_alone["0.out[1]"]
 
 
 def test_instance_norm_makes_a_constant_zero() -> None:
