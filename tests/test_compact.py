@@ -208,8 +208,9 @@ def test_average_pooling_counts_its_padding() -> None:
     assert cut[0].out_channels == 3
 
 
-def test_a_transposed_convolution_makes_a_pattern_of_a_constant() -> None:
-    model = chain(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.ConvTranspose2d(6, 4, 3, stride=2), nn.Conv2d(4, 2, 1))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_transposed_convolution_makes_a_pattern_of_a_constant(stride: int) -> None:
+    model = chain(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.ConvTranspose2d(6, 4, 3, stride), nn.Conv2d(4, 2, 1))
     silence(model[0], [1, 2])
     assert compacted(model, image()).chosen == {}
 
@@ -1032,7 +1033,7 @@ def test_a_failed_verification_puts_everything_back(monkeypatch: pytest.MonkeyPa
     model = masked_cnn()
     before = Snapshot.of(model)
 
-    def fail(plan: Any, model: Any) -> None:
+    def fail(*_: Any) -> None:
         raise prunus.PruningError("not what was promised")
 
     monkeypatch.setattr("prunus.plan.verify", fail)

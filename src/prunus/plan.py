@@ -184,7 +184,7 @@ class Plan:
                 operation.slice(held, self.kept(held.name))
             self.complete(operation, tensors)
             repair(operation, self)
-            verify(self, model)
+            verify(self, model, held_tensors(model))
         except BaseException:
             operation.undo()
             raise

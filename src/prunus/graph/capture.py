@@ -438,6 +438,18 @@ def map_tensors(item: Any, change: Callable[[Tensor], Any]) -> Any:
     return item
 
 
+def input_tensors(item: Any) -> list[Tensor]:
+    """The tensors inside nested inputs."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(item, note)
+    return found
+
+
 def output_tensors(item: Any, path: str = "") -> list[tuple[str, Tensor]]:
     """The tensors of an output by path; objects of unknown kind (caches) are not looked into."""
     if isinstance(item, Tensor):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentTypeError, InputError, PruningError, TraceError
-from .capture import WAYS, output_tensors, run
+from .capture import WAYS, input_tensors, output_tensors, run
 from .graph import Graph
+from .rules import load_rules
 from .state import Held, held_tensors
 from .tracer import Tracer
+
+load_rules()
 
 
 def trace(model: nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None) -> Graph:
@@ -42,7 +46,8 @@ def trace(model: nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None
         )
     held = held_tensors(model)
     _check_devices(held)
-    return trace_held(model, held, given, given_kwargs)
+    traced = run_once(model, held, given, given_kwargs)
+    return Graph(model, held, traced.tracer, given, given_kwargs, traced.how, traced.output_shapes)
 
 
 def _as_args(args: Any) -> tuple[Any, ...]:
@@ -91,17 +96,29 @@ def _check_devices(held: list[Held]) -> None:
         raise InputError(f"the model is on several devices ({places}): move it to one with model.to(device)")
 
 
-def trace_held(
+@dataclass(frozen=True)
+class Traced:
+    """A finished trace: what it recorded, on which kind of tensors, and the shapes of its outputs by path."""
+
+    tracer: Tracer
+    how: str
+    output_shapes: dict[str, tuple[int, ...]]
+
+
+def run_once(
     model: nn.Module,
     held: list[Held],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     ways: Sequence[str] = WAYS,
-) -> Graph:
+) -> Traced:
     """Trace on the first kind of tensors that the model can run on."""
     names = {id(module): name for name, module in model.named_modules()}
+    devices = {item.tensor.device for item in held} | {t.device for t in input_tensors((args, kwargs))}
     if held and all(item.tensor.device.type == "meta" for item in held if item.kind == "parameter"):
         ways = ("meta",)
+    elif len(devices) > 1:
+        ways = [how for how in ways if how != "meta"]  # on which every device is the same
     for how in ways:
         tracer = Tracer(names)
         try:
@@ -123,7 +140,7 @@ def trace_held(
                 tracer.approximate[approximate:],
                 tracer.scales[scales:],
             )
-        return Graph(model, held, tracer, args, kwargs, how, shapes)
+        return Traced(tracer, how, shapes)
     raise AssertionError("unreachable")
 
 

@@ -103,7 +103,6 @@ def scores(
     Raises:
         InputError: an unknown importance, or scores that are not finite; the parameter is named.
     """
-    _load()
     if isinstance(importance, str):
         if importance not in _REGISTRY:
             raise InputError(f"unknown importance {importance!r}; there are {', '.join(sorted(_REGISTRY))}")
@@ -135,3 +134,5 @@ def _not_finite(graph: Graph, node: Node, scoring: Scoring) -> InputError:
 
 
 __all__ = ["Importance", "Scoring", "register", "scores"]
+
+_load()

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import PruningError, SurgeryError
 from ..graph.axes import Node
-from ..graph.graph import Graph
+from ..graph.state import Held
 from ..graph.terms import Terms
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class _Layout:
     """Two descriptions of the same dimensions, and a one-to-one map between their axes."""
 
-    def __init__(self, plan: Plan, after: Graph) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.old: Terms = plan.graph.terms
-        self.new: Terms = after.terms
+        self.new = Terms()
         self.memo: dict[Node, int] = {}
         self.forward: dict[Node, Node] = {}
 
@@ -68,7 +68,7 @@ def _strides(sizes: list[int]) -> set[int]:
     return out
 
 
-def verify(plan: Plan, model: nn.Module) -> None:
+def verify(plan: Plan, model: nn.Module, held: list[Held]) -> None:
     """Confirm that a freshly pruned model is the one promised.
 
     Raises:
@@ -76,13 +76,11 @@ def verify(plan: Plan, model: nn.Module) -> None:
             differently; the axis is named.
     """
     from ..graph.capture import WAYS
-    from ..graph.state import held_tensors
-    from ..graph.trace import trace_held
+    from ..graph.trace import run_once
 
     graph = plan.graph
-    held = held_tensors(model)
     try:
-        after = trace_held(model, held, graph.args, graph.kwargs, WAYS[WAYS.index(graph.how) :])
+        after = run_once(model, held, graph.args, graph.kwargs, WAYS[WAYS.index(graph.how) :])
     except PruningError as error:
         raise SurgeryError(
             f"the pruned model fails its forward ({error}); suspected: {_suspects(plan, str(error))}"
@@ -92,12 +90,13 @@ def verify(plan: Plan, model: nn.Module) -> None:
             f"the pruned model's outputs have other shapes: {after.output_shapes}, "
             f"were {graph.output_shapes}; suspected: {_suspects(plan, '')}"
         )
-    layout = _Layout(plan, after)
+    layout = _Layout(plan)
+    values = after.tracer.values
     for item in held:
         old = graph.values.get(item.name)
-        if item.kind != "parameter" or old is None or not after.values[item.name].consumers:
+        if item.kind != "parameter" or old is None or not values[item.name].consumers:
             continue
-        for dim, (a, b) in enumerate(zip(old.axes, after.values[item.name].axes, strict=True)):
+        for dim, (a, b) in enumerate(zip(old.axes, values[item.name].axes, strict=True)):
             if not layout.agree(a, b):
                 names = [graph.by_node[n].name for n in graph.terms.leaves(a) if n in plan.counts]
                 raise SurgeryError(
