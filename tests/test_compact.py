@@ -237,6 +237,24 @@ def test_a_constant_that_differs_from_place_to_place_stays() -> None:
     assert "differs from place to place" in reason
 
 
+def test_a_small_example_says_nothing_about_larger_inputs() -> None:
+    """On the example every pixel is beside the border, where relu makes zero of it; further inside it does not."""
+    model = chain(
+        nn.Conv2d(3, 1, 1), nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(), nn.Conv2d(6, 2, 1),
+    )  # fmt: skip
+    silence(model[0], [0], bias=1.0)
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+        model[1].bias.zero_()
+        model[2].weight.fill_(1.0)
+        model[2].bias.fill_(-50.0)  # there is more than 50 only where two layers see no border
+    large = image(size=9)
+    expected = outputs_of(model, (large,), {})
+    prunus.compact(model, image(size=3))
+    torch.testing.assert_close(outputs_of(model, (large,), {}), expected)
+
+
 # -- where constants can go -----------------------------------------------------------------------------
 
 

@@ -79,17 +79,21 @@ class Study:
         copied = self.facts(op.args["src"]) if op.name == "copy_" else None
         self.filled.read(op, copied, self.plain_dims(op.outs[0]))
         outs = rule_of(op).facts(op, self)
-        if not any(facts.any or facts.sums_to_one is not None for facts in outs):
+        if not all(facts.all for facts in outs):
             outs = self._computed(op) or outs
         for value, facts in zip(op.outs, outs, strict=True):
             self._facts[value] = facts
 
     def _computed(self, op: Op) -> list[Facts] | None:
-        """An operation without a rule of its own whose inputs are all constants is simply run."""
+        """An operation on weights alone is simply run.
+
+        Not so one on activations that happen to be constant: sizes of the example input would enter, and
+        at a border, say, a larger input is another matter.
+        """
         inputs = op.inputs()
         if not inputs or torch.Tag.nondeterministic_seeded in op.func.tags or op.func._schema.is_mutable:
             return None
-        if not all(self.facts(value).all for value in inputs):
+        if not all(self.facts(value).all and self._is_weight(value) for value in inputs):
             return None
         try:
             result = evaluate(op, {value: self.facts(value).value.expand(value.shape) for value in inputs})
@@ -97,6 +101,11 @@ class Study:
             return None
         results = [result] if isinstance(result, Tensor) else list(result)
         return [constant(item) for item in results] if len(results) == len(op.outs) else None
+
+    def _is_weight(self, value: Value) -> bool:
+        """Whether all dimensions are made of axes of parameters."""
+        terms, known = self.graph.terms, self.graph.by_node
+        return all(leaf in known for node in value.axes for leaf in terms.leaves(node))
 
     def facts(self, value: Value) -> Facts:
         if self.memory.is_mixed(value):
