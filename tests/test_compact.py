@@ -238,7 +238,7 @@ def test_a_constant_that_differs_from_place_to_place_stays() -> None:
 
 
 def test_a_small_example_says_nothing_about_larger_inputs() -> None:
-    """On the example every pixel is beside the border, where relu makes zero of it; further inside it does not."""
+    """In the example every pixel is near the border, where relu makes it zero; further inside it does not."""
     model = chain(
         nn.Conv2d(3, 1, 1), nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 6, 3, padding=1),
         nn.ReLU(), nn.Conv2d(6, 2, 1),
