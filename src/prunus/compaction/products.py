@@ -117,7 +117,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def _meets(a: Tensor, b: Tensor) -> Tensor:
     """Whether any k has both a[m, k] and b[k, n]."""
-    if not (bool(a.any()) and bool(b.any())):
+    smaller = a if a.numel() < b.numel() else b
+    if not bool(smaller.any()):  # the larger one is a weight, whose entries are not all zero
         shape = (*joint_shape(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         return torch.zeros(shape, dtype=torch.bool, device=a.device)
     return matmul(a.float(), b.float()) > 0

@@ -47,23 +47,20 @@ class Convolution(Contraction):
     @staticmethod
     def _weight(op: Op, facts: Facts, weight: Value, groups: int) -> tuple[Facts, Tensor]:
         """The taps summed, as w_GKN, and which entries are not all zero."""
-        if not facts.any:
-            shape = (groups, weight.shape[1], weight.shape[0] // groups)
-            if op.args["transposed"]:
-                shape = (groups, weight.shape[0] // groups, weight.shape[1])
-            none = torch.zeros(shape, dtype=torch.bool, device=facts.known.device)
-            return Facts(none, torch.zeros(shape, dtype=facts.value.dtype, device=none.device)), ~none
+
+        def laid_out(tensor: Tensor) -> Tensor:
+            tensor = split(tensor, 0, (groups, -1))
+            return tensor if op.args["transposed"] else tensor.mT
+
         taps = facts.value.expand(weight.shape).flatten(2)
         ones = torch.ones(taps.shape[-1], dtype=taps.dtype, device=taps.device)
-        total, nonzero = taps @ ones, taps.abs() @ ones != 0  # products add up faster than sums do
-        known = torch.ones_like(nonzero)
-        if not facts.all:
-            known = facts.known.expand(weight.shape).flatten(2).all(2)
+        total, nonzero = taps @ ones, laid_out(taps.abs() @ ones != 0)  # products are faster than sums here
+        if facts.all:
+            known = torch.ones((1, 1, 1), dtype=torch.bool, device=taps.device)
+        else:
+            known = laid_out(facts.known.expand(weight.shape).flatten(2).all(2))
             nonzero = nonzero | ~known
-        known, value, nonzero = (split(t, 0, (groups, -1)) for t in (known, total, nonzero))
-        if op.args["transposed"]:
-            return Facts(known, value), nonzero
-        return Facts(known.mT, value.mT), nonzero.mT
+        return Facts(known, laid_out(total)), nonzero
 
     def facts(self, op: Op, study: Study) -> list[Facts]:
         known, value = self.product(op, study).result()
