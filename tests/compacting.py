@@ -53,6 +53,7 @@ def compacted(
     assert plan.exact
     assert isinstance(plan, prunus.Plan)
     assert (left < whole) == bool(plan.chosen)
+    assert plan.cost.params == left
     again = prunus.compact(model, args, kwargs)
     assert not again.chosen, f"a second compaction finds more: {again}"
     if not plan.chosen:

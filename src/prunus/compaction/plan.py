@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from ..errors import PlanError
 from ..graph.axes import Node
+from ..graph.cost import Costs
 from ..graph.graph import Graph
 from ..graph.values import Reason
 from ..plan import Plan
@@ -66,6 +68,18 @@ class Compaction(Plan):
     @property
     def added(self) -> list[str]:
         return [f"{item.module}.bias" if item.module else "bias" for item in self._new]
+
+    @cached_property
+    def cost(self) -> Costs:
+        """What the compacted model costs; biases that were added count."""
+        cut = self.graph.cost_model.at(self.counts)
+        tensors = self.graph.tensors()
+        entries = [(self.graph.terms.size(i.axis, self.counts, {}), tensors[i.weight]) for i in self._new]
+        return replace(
+            cut,
+            params=cut.params + sum(size for size, _ in entries),
+            param_bytes=cut.param_bytes + sum(size * weight.element_size() for size, weight in entries),
+        )
 
     @property
     def unscalable(self) -> dict[Node, Reason]:
