@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.utils.prune as masks
 from torch import Tensor, nn
 
 import prunus
@@ -137,3 +138,53 @@ def _zero_some(
         gone = torch.ones(parameter.shape[dim], dtype=torch.bool)
         gone[index] = False
         parameter.index_fill_(dim, gone.nonzero().flatten(), 0.0)
+
+
+# -- small networks -------------------------------------------------------------------------------------
+
+
+def image(channels: int = 3, size: int = 9) -> Tensor:
+    return torch.randn(2, channels, size, size).double()
+
+
+def vector(features: int = 6) -> Tensor:
+    return torch.randn(4, features).double()
+
+
+def chain(*layers: nn.Module) -> nn.Sequential:
+    model = randomised(nn.Sequential(*layers))
+    assert isinstance(model, nn.Sequential)
+    return model
+
+
+def cnn(padding: int = 0, mode: str = "zeros") -> nn.Sequential:
+    return chain(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 6, 3, padding=padding, padding_mode=mode),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
+
+
+def masked_cnn() -> nn.Sequential:
+    model = cnn()
+    masks.ln_structured(model[0], "weight", amount=0.5, n=2, dim=0)
+    masks.ln_structured(model[3], "weight", amount=0.5, n=2, dim=0)
+    return model
+
+
+class Tagger(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.rnn = kind(6, 5, batch_first=True, **options)
+        self.out = nn.Linear(5 * (2 if options.get("bidirectional") else 1), 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.out(self.rnn(self.embed(tokens))[0])
+        return out
