@@ -240,3 +240,22 @@ def test_many_rounds() -> None:
         check_pruned(original, model, plan, (inputs,), {}, 1e-9)
     assert (model[0].out_channels, model[3].out_channels) == (1, 1)
     assert outputs_of(model, (inputs,), {})[0].shape == (2, 5)
+
+
+def test_a_loss_that_is_still_alive_does_not_spoil_the_next_backward() -> None:
+    """As in any training loop, where the last loss stays in scope while the model is pruned and put back."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(4, 6)
+    loss = model(x).sum()
+    loss.backward()
+    plan = prunus.prune(model, x, ratio=0.5)
+    smaller = model(x).sum()
+    smaller.backward()
+    assert model[0].weight.grad is not None
+    assert model[0].weight.grad.shape == (4, 6)
+    plan.undo(model)
+    model.zero_grad()
+    model(x).sum().backward()
+    assert model[0].weight.grad.shape == (8, 6)
+    assert loss.isfinite()
+    assert smaller.isfinite()

@@ -19,6 +19,18 @@ LARGE_SHARE = 0.1
 """A tensor with more than this share of the model's bytes is remembered whole."""
 
 
+def _replace(tensor: Tensor, new: Tensor) -> None:
+    """Give a tensor other data, also where a live autograd graph remembers the old shape.
+
+    What accumulates a parameter's gradient is kept as long as any graph uses it, and checks the shape that
+    it first saw; a change of dtype makes the parameter drop it.
+    """
+    if tensor.requires_grad and tensor.is_leaf:
+        other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = new
+
+
 class Operation:
     """A list of undoable changes to a model and its optimizer."""
 
@@ -43,7 +55,7 @@ class Operation:
         small_grad, removed_grad = cut(grad, kept) if grad is not None else (None, None)
         small, removed = cut(tensor.detach(), kept, tensor.numel() * tensor.element_size() > self._large)
         tensor.grad = None
-        tensor.data = small
+        _replace(tensor, small)
         if small_grad is not None:
             tensor.grad = small_grad
         del small, small_grad, grad
@@ -64,7 +76,7 @@ class Operation:
         with torch.no_grad():
             grad = tensor.grad
             tensor.grad = None
-            tensor.data = join(tensor.detach(), removed)
+            _replace(tensor, join(tensor.detach(), removed))
             if grad is not None and removed_grad is not None:
                 tensor.grad = join(grad, removed_grad)
 
