@@ -259,3 +259,28 @@ def test_a_loss_that_is_still_alive_does_not_spoil_the_next_backward() -> None:
     assert model[0].weight.grad.shape == (8, 6)
     assert loss.isfinite()
     assert smaller.isfinite()
+
+
+class CachedByDevice(nn.Module):
+    """Attention biases kept by device once a forward in eval mode has made them, as timm's LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.table_TC = nn.Parameter(torch.randn(4, 12))
+        self.cache: dict[str, torch.Tensor] = {}
+
+    def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
+        key = str(x_BF.device)
+        if key not in self.cache:
+            self.cache[key] = self.table_TC[torch.tensor([1])]
+        return self.head((self.a(x_BF) + self.cache[key]).relu())
+
+
+def test_a_cache_filled_before_tracing_is_cut_with_the_rest() -> None:
+    model, x = CachedByDevice().eval(), torch.randn(2, 6)
+    with torch.no_grad():
+        model(x)
+        prunus.prune(model, x, ratio=0.5)
+        assert model(x).shape == (2, 3)
+    assert model.a.out_features == 6

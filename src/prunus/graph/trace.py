@@ -117,8 +117,10 @@ def run_once(
     devices = {item.tensor.device for item in held} | {t.device for t in input_tensors((args, kwargs))}
     if held and all(item.tensor.device.type == "meta" for item in held if item.kind == "parameter"):
         ways = ("meta",)
-    elif len(devices) > 1:
-        ways = [how for how in ways if how != "meta"]  # on which every device is the same
+    elif len(devices) > 1 or any(slot.item is not None for item in held for slot in item.slots):
+        ways = [
+            how for how in ways if how != "meta"
+        ]  # where devices, and caches kept by device, are not told apart
     for how in ways:
         tracer = Tracer(names)
         try:
