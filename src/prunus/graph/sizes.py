@@ -194,11 +194,9 @@ def size_poly(node: Node, memo: dict[Node, Poly] | None = None) -> Poly:
 
 @dataclass
 class Recorder:
-    """What the integers of one trace have to tell: equalities tested, and values that escaped."""
+    """Who hears what the integers of one trace have to tell; `leaks` are sizes handed out as plain ints."""
 
-    equalities: list[tuple[Poly, Poly]] = field(default_factory=list)
     leaks: dict[int, Poly] = field(default_factory=dict)
-    escaped: list[Poly] = field(default_factory=list)
     on_equality: Callable[[Poly, Poly], None] | None = None
     on_escape: Callable[[Poly], None] | None = None
     on_order: Callable[[str, Poly, Poly, bool], None] | None = None

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from . import axes as ax
 from .axes import ONE, Node, NoRefinement, find
-from .sizes import Attribute, Poly, Recorder, SizeFloat, SizeInt, poly_of, size_poly, sources_of
-from .values import NOWHERE, Branch, Cost, Equation, Op, Reason, Scale, Site, Value
+from .sizes import Attribute, Poly, Recorder, SizeFloat, SizeInt, poly_of, sources_of
+from .values import NOWHERE, Branch, Cost, Equation, Op, Reason, Scale, Site, Value, values_in
 
 _TORCH = os.path.dirname(torch.__file__)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -261,12 +261,6 @@ class Tracer:
             [SizeInt.of(node.size, find(node)) if node.size > 1 else node.size for node in value.axes]
         )
 
-    def tie_polys(self, nodes: Iterable[Node]) -> Poly:
-        total = Poly({})
-        for node in nodes:
-            total = total + size_poly(node)
-        return total
-
 
 RuleOut = Any
 Rule = Callable[[Tracer, "Call"], RuleOut]
@@ -291,13 +285,7 @@ class Call:
 
     @property
     def values(self) -> list[Value]:
-        found: list[Value] = []
-        for argument in self.args.values():
-            if isinstance(argument, Value):
-                found.append(argument)
-            elif isinstance(argument, list | tuple):
-                found.extend(item for item in argument if isinstance(item, Value))
-        return found
+        return values_in(self.args)
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
         return tuple(self.outs[index].shape)

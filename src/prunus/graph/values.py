@@ -66,6 +66,17 @@ class Value:
         return tuple(axis.size for axis in self.axes)
 
 
+def values_in(args: dict[str, Any]) -> list[Value]:
+    """The tensors among the arguments of a call, those inside lists too."""
+    found: list[Value] = []
+    for argument in args.values():
+        if isinstance(argument, Value):
+            found.append(argument)
+        elif isinstance(argument, list | tuple):
+            found.extend(item for item in argument if isinstance(item, Value))
+    return found
+
+
 @dataclass(eq=False)
 class Op:
     """One ATen call: arguments by schema name, tensors replaced by their `Value`s."""
@@ -77,18 +88,12 @@ class Op:
     site: Site
 
     def inputs(self) -> list[Value]:
-        found: list[Value] = []
-        for argument in self.args.values():
-            if isinstance(argument, Value):
-                found.append(argument)
-            elif isinstance(argument, list | tuple):
-                found.extend(item for item in argument if isinstance(item, Value))
-        return found
+        return values_in(self.args)
 
 
 @dataclass(frozen=True)
 class Equation:
-    """`left = right`, which the code relies on. `literal` marks a right side that is a bare number."""
+    """`left = right`, which the code relies on; `what` says in which kind of call."""
 
     left: Poly
     right: Poly

@@ -83,12 +83,12 @@ def verify(plan: Plan, model: nn.Module, held: list[Held]) -> None:
         after = run_once(model, held, graph.args, graph.kwargs, WAYS[WAYS.index(graph.how) :])
     except PruningError as error:
         raise SurgeryError(
-            f"the pruned model fails its forward ({error}); suspected: {_suspects(plan, str(error))}"
+            f"the pruned model fails its forward ({error}); suspected: {_suspects(plan)}"
         ) from error
     if after.output_shapes != graph.output_shapes:
         raise SurgeryError(
             f"the pruned model's outputs have other shapes: {after.output_shapes}, "
-            f"were {graph.output_shapes}; suspected: {_suspects(plan, '')}"
+            f"were {graph.output_shapes}; suspected: {_suspects(plan)}"
         )
     layout = _Layout(plan)
     values = after.tracer.values
@@ -105,7 +105,7 @@ def verify(plan: Plan, model: nn.Module, held: list[Held]) -> None:
                 )
 
 
-def _suspects(plan: Plan, message: str) -> str:
+def _suspects(plan: Plan) -> str:
     names = [axis.name for axis in plan.graph.axes if axis.node in plan.counts]
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"axes {listed}; ignore=[...] leaves an axis whole"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..axes import ONE, Node
-from ..sizes import SizeFloat, SizeInt
 from ..tracer import Call, Tracer
 from ..values import Value
 from . import rule
@@ -269,7 +268,3 @@ rule(
 def like_first(tracer: Tracer, call: Call) -> Any:
     value = call.values[0]
     return value.axes, [False] * len(value.axes)
-
-
-def tracked(number: Any) -> bool:
-    return isinstance(number, SizeInt | SizeFloat)
