@@ -180,8 +180,7 @@ class Plan:
             for targets, factor in self._scaling[0]:
                 for name, region in targets.items():
                     operation.rescale(tensors[name], _mask(region, tensors[name]), factor)
-            for held in held_tensors(model):
-                operation.slice(held, self.kept(held.name))
+            operation.slice([(held, self.kept(held.name)) for held in held_tensors(model)])
             self.complete(operation, tensors)
             repair(operation, self)
             verify(self, model, held_tensors(model))

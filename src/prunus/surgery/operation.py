@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +13,9 @@ from torch.optim import Optimizer
 
 from ..graph.attributes import get_attribute, set_attribute
 from ..graph.state import Held
-from .slicing import Index, Removed, cut, join
+from .slicing import Index, Removed, cut, join, whole
 
 Path = tuple[str | int, ...]
-
-LARGE_SHARE = 0.1
-"""A tensor with more than this share of the model's bytes is remembered whole."""
 
 
 def _replace(tensor: Tensor, new: Tensor) -> None:
@@ -31,6 +30,12 @@ def _replace(tensor: Tensor, new: Tensor) -> None:
     tensor.data = new
 
 
+def _bytes(tensor: Tensor, kept: Sequence[Index]) -> tuple[int, int]:
+    """Bytes of a tensor, and of its kept part."""
+    sizes = [size if index is None else len(index) for size, index in zip(tensor.shape, kept, strict=True)]
+    return tensor.numel() * tensor.element_size(), math.prod(sizes) * tensor.element_size()
+
+
 class Operation:
     """A list of undoable changes to a model and its optimizer."""
 
@@ -40,20 +45,26 @@ class Operation:
         self._undo: list[Callable[[], None]] = []
         self.attributes: dict[tuple[str, Path], tuple[Any, Any]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._large = LARGE_SHARE * sum(p.numel() * p.element_size() for p in model.parameters())
+
+    def slice(self, cuts: Sequence[tuple[Held, Sequence[Index]]]) -> None:
+        """Cut tensors in place: the same objects, smaller; gradients and optimizer state with them."""
+        for held, _ in cuts:
+            if held.kind == "attribute":
+                self._undo.append(partial(self._hold_again, held))
+        real = [(held, kept) for held, kept in cuts if any(index is not None for index in kept)]
+        hold_whole = whole([_bytes(held.tensor, kept) for held, kept in real])
+        for in_parts in (True, False):
+            for (held, kept), hold in zip(real, hold_whole, strict=True):
+                if hold != in_parts:
+                    self._slice(held, kept, hold)
 
     @torch.no_grad()
-    def slice(self, held: Held, kept: Sequence[Index]) -> None:
-        """Cut a tensor in place: the same object, smaller; its gradient and optimizer state with it."""
-        if held.kind == "attribute":
-            self._undo.append(lambda: self._hold_again(held))
-        if all(index is None for index in kept):
-            return
+    def _slice(self, held: Held, kept: Sequence[Index], hold_whole: bool) -> None:
         tensor = held.tensor
         shape = tuple(tensor.shape)
         grad = tensor.grad
         small_grad, removed_grad = cut(grad, kept) if grad is not None else (None, None)
-        small, removed = cut(tensor.detach(), kept, tensor.numel() * tensor.element_size() > self._large)
+        small, removed = cut(tensor.detach(), kept, hold_whole)
         tensor.grad = None
         _replace(tensor, small)
         if small_grad is not None:

@@ -1,8 +1,8 @@
 """Cutting tensors to kept units while holding on to what was removed.
 
 Kept and removed parts together are as large as the original, whatever the number of cut dimensions, but
-both exist beside it for a moment. A tensor that makes up much of its model is held on to as a whole
-instead, which costs only its kept part.
+both exist beside it for a moment: a peak as high as the tensor is large. Or the tensor is held on to as it
+is, which costs its kept part, for as long as the cut can be undone. `whole` says which is better for which.
 """
 
 from __future__ import annotations
@@ -41,8 +41,28 @@ def _layout(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 """Entries that are copied at a time out of a tensor that is remembered whole."""
+
+
+def whole(sizes: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which tensors to hold on to as they are, so that cutting them all has the lowest peak.
+
+    The peaks of those cut into parts do not add up; the kept parts of those held on to do. So the largest
+    are held on to, as many as makes the greater of the two smallest.
+
+    Args:
+        sizes: for each tensor its bytes, and the bytes of its kept part.
+    """
+    order = sorted(range(len(sizes)), key=lambda number: -sizes[number][0])
+    best, lowest, held = 0, sizes[order[0]][0] if order else 0, 0
+    for count, number in enumerate(order, 1):
+        held += sizes[number][1]
+        peak = max(held, sizes[order[count]][0] if count < len(order) else 0)
+        if peak < lowest:
+            best, lowest = count, peak
+    chosen = set(order[:best])
+    return [number in chosen for number in range(len(sizes))]
 
 
 def _narrowed(tensor: Tensor, kept: Sequence[Index]) -> Tensor:
