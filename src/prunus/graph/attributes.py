@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .sizes import Attribute, SizeInt
+from .polynomials import Attribute
+from .sizes import SizeInt
 
 MAX_DEPTH = 3
 MAX_ITEMS = 256

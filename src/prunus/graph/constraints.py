@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from .axes import Node, leaves
-from .sizes import Attribute, Opaque, Poly, size_poly
+from .polynomials import Attribute, Opaque, Poly, size_poly
 from .values import Equation, Reason
 
 

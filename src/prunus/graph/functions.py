@@ -14,7 +14,8 @@ from torch import Tensor
 
 from . import axes as ax
 from .axes import find
-from .sizes import Poly, SizeFloat, SizeInt
+from .polynomials import Poly
+from .sizes import SizeFloat, SizeInt
 from .tracer import Tracer
 from .values import Value
 

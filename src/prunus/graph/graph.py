@@ -15,7 +15,8 @@ from .constraints import Constraints, solve
 from .cost import CostModel, Costs
 from .described import descriptions
 from .names import axis_names
-from .sizes import Attribute, Opaque, Poly, sources_of
+from .polynomials import Attribute, Opaque, Poly
+from .sizes import sources_of
 from .state import Held
 from .terms import Terms
 from .tracer import Tracer

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from . import axes as ax
 from .axes import ONE, Node, NoRefinement, find
-from .sizes import Attribute, Poly, Recorder, SizeFloat, SizeInt, poly_of, sources_of
+from .polynomials import Attribute, Poly
+from .sizes import Recorder, SizeFloat, SizeInt, poly_of, sources_of
 from .values import NOWHERE, Branch, Cost, Equation, Op, Reason, Scale, Site, Value, values_in
 
 _TORCH = os.path.dirname(torch.__file__)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .axes import Node
-from .sizes import Poly
+from .polynomials import Poly
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import SurgeryError
 from ..graph.axes import Node
 from ..graph.described import described
-from ..graph.sizes import Attribute
+from ..graph.polynomials import Attribute
 from ..graph.state import mode
 from .operation import Operation
 
