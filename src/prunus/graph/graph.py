@@ -14,6 +14,7 @@ from .axes import Node, leaves, settle
 from .constraints import Constraints, solve
 from .cost import CostModel, Costs
 from .described import descriptions
+from .kinds import CHANNELS, kinds
 from .names import axis_names
 from .polynomials import Attribute, Opaque, Poly
 from .sizes import sources_of
@@ -36,6 +37,7 @@ class Axis:
         size: number of units.
         members: `(parameter name, dimension)` of every tensor dimension that contains the axis.
         reason: why it stays whole, in one line; None if it can be pruned.
+        kind: "channels", "heads" (of attention) or "head_dim" (inside each head).
     """
 
     name: str
@@ -43,6 +45,7 @@ class Axis:
     members: list[tuple[str, int]]
     why: Reason | None
     node: Node = field(repr=False)
+    kind: str = CHANNELS
 
     @property
     def prunable(self) -> bool:
@@ -100,6 +103,8 @@ class Graph:
         ]
         self.by_node = {axis.node: axis for axis in self.axes}
         self.by_name = {axis.name: axis for axis in self.axes}
+        for node, kind in kinds(self).items():
+            self.by_node[node].kind = kind
         self.cost_model = CostModel(self, tracer.costs)
 
     # -- building -----------------------------------------------------------------------------------
@@ -275,34 +280,60 @@ class Graph:
         importance: str | Any = "l2",
         scope: str = "local",
         ignore: Iterable[Any] = (),
-        round_to: int = 1,
+        round_to: int | Mapping[Any, int] = 1,
         seed: int | None = None,
+        max_ratio: float | Mapping[Any, float] | None = None,
+        protect: float = 0.0,
+        head_ratio: float | None = None,
+        head_dim_ratio: float | None = None,
     ) -> Plan:
         """Choose the units to keep.
 
         Args:
             ratio: fraction of units removed from each axis that can be pruned, in [0, 1); or a dict from
-                axis name, module name or module to a fraction, all other axes staying whole. Where a
-                dimension is a product (heads x head size), one factor is cut, so that its width falls by
-                the ratio. Counts round towards keeping.
+                axis name, module name or module to a fraction, all other axes staying whole. Of a module
+                and one inside it the inner one's fraction counts. Where a dimension is a product (heads x
+                head dim), one factor is cut, so that its width falls by the ratio. Counts round towards
+                keeping.
             budget: `prunus.Budget(...)`: what may remain, met from below.
             importance: "l1", "l2", "random", "taylor", or a callable (see `prunus.importance`).
-            scope: "local" cuts every axis by the same ratio; "global" ranks all units together.
+            scope: "local" cuts every axis by the same ratio; "global" ranks all units together;
+                "isomorphic" ranks together the units of axes that run through the same kinds of layers.
             ignore: modules or names whose axes stay whole.
-            round_to: kept widths are multiples of this where the axis is large enough.
+            round_to: kept widths are multiples of this where the axis is large enough; or a dict as for
+                `ratio`, other axes keeping any width.
             seed: for "random".
+            max_ratio: the largest fraction that any axis loses, or a dict as for `ratio`.
+            protect: the smallest fraction that every axis keeps, whatever the ranking.
+            head_ratio: the fraction of attention heads removed, instead of `ratio`; with a budget, the
+                largest fraction. 0 keeps all heads.
+            head_dim_ratio: the same for the dimensions inside each head.
 
         Raises:
-            InputError: a ratio outside [0, 1), neither or both of ratio and budget, an unknown scope.
+            InputError: a ratio outside [0, 1), neither or both of ratio and budget, an unknown scope,
+                different ratios for axes that are one or whose sizes are tied.
             UnknownNameError: a name in `ratio` or `ignore` that the model does not have.
             BudgetError: a budget below what is reachable.
         """
-        from ..select import make_plan
+        from ..select import Request, make_plan
 
         if (ratio is None) == (budget is None):
             raise InputError("give either ratio=... (what to remove) or budget=... (what may remain)")
         self.check_current()
-        return make_plan(self, ratio, budget, importance, scope, tuple(_listed(ignore)), round_to, seed)
+        request = Request(
+            ratio=ratio,
+            budget=budget,
+            importance=importance,
+            scope=scope,
+            ignore=tuple(_listed(ignore)),
+            round_to=round_to,
+            seed=seed,
+            max_ratio=max_ratio,
+            protect=protect,
+            head_ratio=head_ratio,
+            head_dim_ratio=head_dim_ratio,
+        )
+        return make_plan(self, request)
 
     def tensors(self) -> dict[str, Tensor]:
         return {item.name: item.tensor for item in self.held}

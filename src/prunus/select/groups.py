@@ -21,24 +21,28 @@ MAX_ROUNDS = 4
 
 @dataclass(eq=False)
 class Group:
-    """Axes cut by one common ratio. `step` is the smallest change of `units` that every user allows."""
+    """Axes cut by one common ratio.
+
+    `step` is the smallest change of `units` that every user allows, `least` the fewest that may stay.
+    """
 
     nodes: list[Node]
     units: int
     ratio: float
     step: int = 1
     order: int = field(default=0)
+    least: int = 1
 
     def counts(self, kept: int) -> dict[Node, int]:
         return {node: node.size // self.units * kept for node in self.nodes}
 
     @property
     def smallest(self) -> int:
-        return min(self.step, self.units)
+        return min(-(-max(self.least, 1) // self.step) * self.step, self.units)
 
     def nearest(self, kept: int) -> int:
         """The next number of units at or above `kept` that the step allows."""
-        kept = max(kept, 1)
+        kept = max(kept, self.least, 1)
         return min(-(-kept // self.step) * self.step, self.units)
 
     def below(self, kept: int) -> int:
@@ -209,25 +213,3 @@ def choose_groups(
     smallest; without, the one that comes closest to its ratio.
     """
     return _Chooser(graph, wanted, set(both), set(whole), fine).choose()
-
-
-def round_groups(graph: Graph, groups: list[Group], round_to: int) -> None:
-    """Make kept widths multiples of `round_to`, counting what each axis is multiplied with."""
-    if round_to <= 1:
-        return
-    inner: dict[Node, int] = {}
-    for item in graph.held:
-        for node in graph.values[item.name].axes:
-            for factors in graph.terms.products(node):
-                for index, leaves in enumerate(factors):
-                    rest = math.prod(
-                        sum(leaf.size for leaf in other) for j, other in enumerate(factors) if j != index
-                    )
-                    for leaf in leaves:
-                        inner[leaf] = math.gcd(inner.get(leaf, rest), rest)
-    for group in groups:
-        for node in group.nodes:
-            width = node.size // group.units * inner.get(node, 1)
-            need = round_to // math.gcd(round_to, width)
-            group.step = math.lcm(group.step, need)
-        group.step = min(group.step, group.units)
