@@ -199,7 +199,7 @@ def getitem(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwarg
             dim += 1
 
 
-@handles("narrow")
+@handles("narrow", "narrow_copy")
 def narrow(tracer: Tracer, name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     value = tracer.value(args[0])
     dim = argument(args, kwargs, 1, "dim")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..graph.axes import reshape_groups
+from ..graph.rules.pieces import slice_range
 from ..graph.values import Op, Scale, Value
 
 Region = list[Tensor | None]
@@ -65,13 +66,11 @@ def _piece_range(op: Op, source: Value, out: Value) -> tuple[int, int, int]:
     rank = len(source.axes)
     dim = int(op.args.get("dim", 0)) % rank
     size = source.axes[dim].size
-    if op.name in ("slice",):
-        start, stop = int(op.args.get("start") or 0), op.args.get("end")
-        stop = size if stop is None else int(stop)
-        if int(op.args.get("step", 1) or 1) != 1:
+    if op.name == "slice":
+        start, stop, step = slice_range(op.args, size)
+        if step != 1:
             raise NoWay
-        start = min(max(start + size if start < 0 else start, 0), size)
-        return dim, start, min(max(stop + size if stop < 0 else stop, start), size)
+        return dim, start, stop
     if op.name == "select":
         index = int(op.args["index"]) % size
         return dim, index, index + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .. import axes as ax
@@ -59,18 +60,28 @@ def _replaced(tracer: Tracer, value: Value, dim: int, node: Node) -> Any:
     return nodes, tracer.zero_of(value)
 
 
+def slice_range(args: Mapping[str, Any], size: int) -> tuple[int, int, int]:
+    """`start`, `stop` and `step` of a slice or narrow of `size` units, with `0 <= start <= stop <= size`.
+
+    `args` has the arguments of the ATen call by name, bounds counted from either end.
+    """
+    first = int(args.get("start") or 0)
+    if args.get("length") is not None:
+        first += size if first < 0 else 0
+        end: int | None = first + int(args["length"])
+    else:
+        end = None if args.get("end") is None else int(args["end"])
+    start, stop, step = slice(first, end, int(args.get("step") or 1)).indices(size)
+    return start, max(start, stop), step
+
+
 @rule("slice", "slice_copy", "narrow", "narrow_copy")
 def slice_(tracer: Tracer, call: Call) -> Any:
     """`[start:stop]` cuts the axis; a step reads one unit of each group of `step`."""
     value: Value = call["self"]
     dim = int(call["dim"]) % len(value.axes)
     size = value.axes[dim].size
-    start = int(call.get("start") or 0)
-    stop = start + int(call["length"]) if "length" in call.args else call.get("end")
-    stop = size if stop is None else int(stop)
-    start = min(max(start + size if start < 0 else start, 0), size)
-    stop = min(max(stop + size if stop < 0 else stop, start), size)
-    step = int(call.get("step", 1) or 1)
+    start, stop, step = slice_range(call.args, size)
     if step == 1:
         return _replaced(tracer, value, dim, piece(value, dim, start, stop))
     whole = piece(value, dim, start - start % step, size)
