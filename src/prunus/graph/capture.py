@@ -27,7 +27,8 @@ from . import sizes
 from .attributes import tracked_attributes, unchanged_attributes
 from .axes import leaf
 from .guesses import DATA_DEPENDENT, ReadsValues
-from .modes import MACROS, AxisMode, ShapeMode
+from .modes import AxisMode, ShapeMode
+from .rules.composites import COMPOSITES
 from .shortcuts import SHORTCUTS
 from .state import Held, mode, swapped
 from .tracer import Tracer
@@ -48,7 +49,7 @@ def _inlined_composites(axis_mode: AxisMode) -> Iterator[None]:
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
     def asks(*_: Any) -> bool:
-        return not axis_mode.paused and sys._getframe(1).f_code.co_name in MACROS
+        return axis_mode.inside is None and sys._getframe(1).f_code.co_name in COMPOSITES
 
     saved = {name: getattr(F, name) for name in names}
     plain_sqrt = math.sqrt

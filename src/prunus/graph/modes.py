@@ -19,13 +19,11 @@ from .axes import find
 from .functions import handle
 from .guesses import DATA_DEPENDENT, GUESSES, ReadsValues
 from .rules import load_rules
+from .rules.composites import COMPOSITES
 from .rules.pointwise import pointwise
 from .sizes import SizeFloat, SizeInt
 from .tracer import Call, Tracer
 from .values import Op, Value
-
-MACROS = frozenset({"local_response_norm"})
-"""Python-level composites that have a rule of their own instead of the rules of their parts."""
 
 _SILENT = frozenset(
     {"is_same_size", "sym_size", "sym_numel", "sym_stride", "sym_storage_offset", "device", "dim"}
@@ -90,13 +88,12 @@ class AxisMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.shortcuts = shortcuts
         self.tracer = tracer
         self.rules = load_rules()
-        self.paused = False
+        self.inside: str | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = self._call(func, args, kwargs)
-        if not self.paused:
-            self.record(func, args, kwargs, result)
+        self.record(func, args, kwargs, result)
         return result
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -162,7 +159,7 @@ class AxisMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _layouts(self, call: Call) -> list[Any]:
         """The axes of each output, from the rule of the operation."""
-        rule = self.rules.get(call.name)
+        rule = COMPOSITES.get(self.inside or "", {}).get(call.name) or self.rules.get(call.name)
         if rule is None and call.name.endswith("_"):
             rule = self.rules.get(call.name.rstrip("_"))
         if rule is None:
@@ -239,28 +236,23 @@ class ShapeMode(TorchFunctionMode):
             return int(tracer.sized(tracer.value(args[0]))[0])
         tracer.deaf = True
         try:
-            if name in MACROS:
-                return self._macro(func, name, args, kwargs)
+            if name in COMPOSITES:
+                return self._composite(func, name, args, kwargs)
             tracer.call_start = len(tracer.ops)
             result = func(*_plain(args), **_plain(kwargs))
-            if not self.axis_mode.paused and isinstance(result, Tensor | list | tuple):
+            if isinstance(result, Tensor | list | tuple):
                 tracer.new_site()
                 handle(tracer, name, result, args, kwargs)
             return result
         finally:
             tracer.deaf = False
 
-    def _macro(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        self.axis_mode.paused = True
+    def _composite(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        self.axis_mode.inside = name
         try:
-            result = func(*_plain(args), **_plain(kwargs))
+            return func(*_plain(args), **_plain(kwargs))
         finally:
-            self.axis_mode.paused = False
-        self.tracer.new_site()
-        value = self.tracer.value(args[0])
-        self.tracer.approximates(value.axes[1], "local response norm mixes neighbouring channels")
-        self.tracer.attach(result, value.axes, self.tracer.zero_of(value))
-        return result
+            self.axis_mode.inside = None
 
 
 def _plain(item: Any) -> Any:

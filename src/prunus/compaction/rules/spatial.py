@@ -45,6 +45,8 @@ class Spatial(Rule):
     def needs(self, op: Op, needs: list[Tensor | None], study: Study) -> Needs:
         source = self.source(op)
         positions = self.positions(op)
+        for d in positions:
+            study.hold(source.axes[d], None, op, f"{op.name} slides over it")
         own = whole(joined(needs), positions)
         others = [(value, study.full(value)) for value in op.inputs() if value is not source]
         return [(source, own), *others]
