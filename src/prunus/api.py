@@ -22,7 +22,9 @@ def prune(
     """Trace a model, plan a cut and apply it in place; returns the plan.
 
     Args:
-        model, args, kwargs: as for `prunus.trace`.
+        model: any `nn.Module`, cut in place.
+        args: positional inputs, as for `prunus.trace`; a lone tensor is taken as `(tensor,)`.
+        kwargs: keyword inputs.
         optimizer: its state is sliced along.
         plan_options: as for `Graph.plan` (`ratio`, `budget`, `importance`, `scope`, `ignore`, `round_to`).
 
