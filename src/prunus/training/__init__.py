@@ -1,0 +1,1 @@
+"""Training around pruning: schedules, a loop, sparse training, sensitivity."""
