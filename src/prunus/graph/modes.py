@@ -99,7 +99,9 @@ class AxisMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
         shortcut = self.shortcuts.get(_schema(func)[0])
         if shortcut is not None:
-            return shortcut(*args, **kwargs)
+            made = shortcut(*args, **kwargs)
+            if made is not NotImplemented:
+                return made
         try:
             return func(*args, **kwargs)
         except DATA_DEPENDENT as error:
