@@ -1,14 +1,10 @@
 """Importance: how much each unit of each axis matters.
 
-An importance is a callable `(graph, tensors) -> {parameter name: score tensor of its shape}`: non-negative
-entry-wise saliencies that add up over everything a unit stands for. New ones are one small file and one
-`register`.
+Each importance is one small file with one `register`. It gives every member of an axis a score per unit,
+reduces those of coupled members to one, and normalises them so that axes can be ranked together.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -16,115 +12,88 @@ from torch import Tensor
 from ..errors import InputError
 from ..graph.axes import Node
 from ..graph.graph import Graph
-
-Importance = Callable[["Scoring"], dict[Node, Tensor]]
-_REGISTRY: dict[str, Importance] = {}
-
-
-class Scoring:
-    """What an importance has at hand: the graph, its parameters, and the summing over coupled members."""
-
-    def __init__(self, graph: Graph, nodes: list[Node], seed: int | None = None) -> None:
-        self.graph = graph
-        self.nodes = nodes
-        self.seed = seed
-        self._wanted = set(nodes)
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        """Parameters that contain at least one of the axes asked for."""
-        names = {name for node in self.nodes for name, _ in self.graph.by_node[node].members}
-        return {item.name: item.tensor for item in self.graph.held if item.name in names}
-
-    def sum_units(self, entries: Callable[[Tensor, Tensor | None], Tensor]) -> dict[Node, Tensor]:
-        """For each axis, the sum of an entry-wise quantity over every entry that belongs to each unit.
-
-        `entries(weight, gradient)` returns a tensor of the weight's shape; it is given rows of a large
-        parameter some at a time. Returned are float64 vectors of shape (units,) on the CPU.
-        """
-        totals = {node: torch.zeros(node.size, dtype=torch.float64) for node in self.nodes}
-
-        def add(node: Node, scores: Tensor) -> None:
-            if node in self._wanted:
-                totals[node] += scores
-
-        for name, tensor in self.parameters().items():
-            axes = self.graph.values[name].axes
-            dims = [
-                d for d, node in enumerate(axes) if not self._wanted.isdisjoint(self.graph.terms.leaves(node))
-            ]
-            for dim, summed in _sums(tensor, dims, entries).items():
-                self.graph.terms.project(axes[dim], summed.cpu(), add)
-        return totals
+from .activation import ActivationMean, PercentageOfZeros
+from .base import REGISTRY, Importance, Scorer, register, resolve
+from .batch_norm import BatchNormScale
+from .cosine import CosineRedundancy
+from .fisher import ChannelOptimalBrainDamage, GroupFisher, OptimalBrainDamage
+from .geometric_median import GeometricMedian
+from .lamp import Lamp
+from .magnitude import Magnitude
+from .normaliser import NORMALISERS, Normaliser
+from .random import Random
+from .reduction import REDUCTIONS
+from .scoring import Members, Scoring
+from .taylor import Taylor, TaylorElement
+from .wanda import Wanda
 
 
-CHUNK = 1 << 23
-"""Entries of a parameter that are looked at at a time."""
+def names() -> list[str]:
+    """The registered importances, in alphabetical order."""
+    return sorted(REGISTRY)
 
 
-def _sums(
-    tensor: Tensor, dims: list[int], entries: Callable[[Tensor, Tensor | None], Tensor]
-) -> dict[int, Tensor]:
-    """Float64 sums of a quantity over all dimensions but one, for each of `dims`."""
-    weight, grad = tensor.detach(), tensor.grad
-    rows = max(1, CHUNK * weight.shape[0] // max(weight.numel(), 1)) if weight.dim() else 1
-    totals: dict[int, list[Tensor]] = {dim: [] for dim in dims}
-    for start in range(0, weight.shape[0], rows):
-        part = slice(start, start + rows)
-        values = entries(_wide(weight[part]), None if grad is None else _wide(grad[part]))
-        for dim in dims:
-            others = [d for d in range(values.dim()) if d != dim]
-            totals[dim].append((values.sum(others) if others else values).double())
-    return {dim: torch.cat(parts) if dim == 0 else torch.stack(parts).sum(0) for dim, parts in totals.items()}
+def scores(graph: Graph, nodes: list[Node], importance: str | Scorer, seed: int | None) -> dict[Node, Tensor]:
+    """One score per unit of each axis, float64 on the CPU: higher stays longer.
 
+    An axis that an `Importance` has no data for (one without batch norm under "bn_scale", say) is ranked by
+    the l2 magnitude of its weights, scaled so that its mean before normalisation is that of the other axes:
+    it can still be cut, and a budget still be reached. On the meta device there are no weights to rank by,
+    and units are taken in order.
 
-def _wide(tensor: Tensor) -> Tensor:
-    """Half precision overflows when squared; float32 and wider are taken as they are."""
-    return tensor.float() if tensor.dtype.itemsize < 4 and not tensor.is_complex() else tensor
-
-
-def register(name: str) -> Callable[[Importance], Importance]:
-    def add(function: Importance) -> Importance:
-        _REGISTRY[name] = function
-        return function
-
-    return add
-
-
-def _load() -> None:
-    for topic in ("magnitude", "random", "taylor"):
-        import_module(f"{__name__}.{topic}")
-
-
-def scores(
-    graph: Graph, nodes: list[Node], importance: str | Importance, seed: int | None
-) -> dict[Node, Tensor]:
-    """One score per unit of each axis, float64 on the CPU.
+    Args:
+        importance: a registered name, an `Importance`, or a function from a `Scoring` to a float vector of
+            shape (units,) for each axis, which is normalised by its mean.
 
     Raises:
-        InputError: an unknown importance, or scores that are not finite; the parameter is named.
+        InputError: an unknown importance, data that it needs and that is missing, or scores that are not
+            finite; the parameter is named.
+        ArgumentTypeError: an importance that is no name, importance or function.
     """
-    if isinstance(importance, str):
-        if importance not in _REGISTRY:
-            raise InputError(f"unknown importance {importance!r}; there are {', '.join(sorted(_REGISTRY))}")
-        function = _REGISTRY[importance]
-    else:
-        function = importance
+    scorer = resolve(importance)
     scoring = Scoring(graph, nodes, seed)
-    found = function(scoring)
+    normaliser = scorer.normaliser if isinstance(scorer, Importance) else NORMALISERS["mean"]
+    found = _with_magnitude(scorer, scoring) if isinstance(scorer, Importance) else scorer(scoring)
+    out = {}
     for node in nodes:
-        if node not in found or found[node].shape != (node.size,):
+        raw = found.get(node)
+        if raw is None or raw.shape != (node.size,):
             raise InputError(
                 f"the importance gave no score of shape ({node.size},) for axis {graph.by_node[node].name!r}"
             )
-        if not torch.isfinite(found[node]).all():
+        raw = raw.detach().to("cpu", torch.float64)
+        if not torch.isfinite(raw).all():
             raise _not_finite(graph, node, scoring)
+        out[node] = normaliser(raw)
+        if out[node].shape != raw.shape or not torch.isfinite(out[node]).all():
+            raise InputError(
+                f"the normaliser gave no finite scores of shape ({node.size},) "
+                f"for axis {graph.by_node[node].name!r}"
+            )
+    return out
+
+
+def _with_magnitude(importance: Importance, scoring: Scoring) -> dict[Node, Tensor]:
+    """An importance's own scores, and magnitudes on their scale for the axes that it has no data for."""
+    weights = scoring.parameters().values()
+    if importance.reads_weights and weights and all(tensor.is_meta for tensor in weights):
+        return {node: torch.ones(node.size, dtype=torch.float64) for node in scoring.nodes}
+    found = importance(scoring)
+    missing = [node for node in scoring.nodes if node not in found]
+    if missing:
+        instead = Magnitude()(Scoring(scoring.graph, missing, scoring.seed))
+        level = 1.0
+        if found:
+            level = float(torch.stack([units.double().mean() for units in found.values()]).mean())
+        for node, units in instead.items():
+            found[node] = units * (level / units.mean()) if level > 0 and units.mean() > 0 else units
     return found
 
 
 def _not_finite(graph: Graph, node: Node, scoring: Scoring) -> InputError:
+    gradients = scoring.gradients()
     for name, _ in graph.by_node[node].members:
-        tensor = scoring.parameters()[name]
-        for what, values in (("weights", tensor), ("gradients", tensor.grad)):
+        for what, values in (("weights", scoring.parameters()[name]), ("gradients", gradients.get(name))):
             if values is not None and not torch.isfinite(values).all():
                 return InputError(
                     f"parameter {name!r} has {what} that are NaN or infinite, so units cannot be ranked: "
@@ -133,6 +102,29 @@ def _not_finite(graph: Graph, node: Node, scoring: Scoring) -> InputError:
     return InputError(f"scores of axis {graph.by_node[node].name!r} are not finite")
 
 
-__all__ = ["Importance", "Scoring", "register", "scores"]
-
-_load()
+__all__ = [
+    "NORMALISERS",
+    "REDUCTIONS",
+    "ActivationMean",
+    "BatchNormScale",
+    "ChannelOptimalBrainDamage",
+    "CosineRedundancy",
+    "GeometricMedian",
+    "GroupFisher",
+    "Importance",
+    "Lamp",
+    "Magnitude",
+    "Members",
+    "Normaliser",
+    "OptimalBrainDamage",
+    "PercentageOfZeros",
+    "Random",
+    "Scorer",
+    "Scoring",
+    "Taylor",
+    "TaylorElement",
+    "Wanda",
+    "names",
+    "register",
+    "scores",
+]

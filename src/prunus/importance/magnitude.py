@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from ..graph.axes import Node
-from . import Scoring, register
+from ..errors import InputError
+from . import additive
+from .base import Importance, register
+from .reduction import reduce
+from .scoring import Members, Scoring
 
 
-def _check_meta(scoring: Scoring) -> dict[Node, Tensor] | None:
-    """A model on the meta device has no weights to rank: its units are taken in order."""
-    if all(tensor.device.type == "meta" for tensor in scoring.parameters().values()):
-        import torch
+@dataclass(frozen=True, kw_only=True)
+class Magnitude(Importance):
+    """`(sum |w|^p)^(1/p)` over every weight that belongs to the unit.
 
-        return {node: torch.ones(node.size, dtype=torch.float64) for node in scoring.nodes}
-    return None
+    Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets, 2017, arXiv:1608.08710, for
+    p = 1; Fang, Ma, Song, Mi, Wang: DepGraph: Towards Any Structural Pruning, 2023, arXiv:2301.12900, eq. 4,
+    for its extension to all coupled members.
 
+    Attributes:
+        p: the degree of the norm, above zero.
+        root: whether the root is taken; without it, the sums of powers are the scores.
+        biases: whether what is only ever added (biases) counts.
 
-@register("l1")
-def l1(scoring: Scoring) -> dict[Node, Tensor]:
-    """`sum |w|` over every weight that belongs to the unit.
-
-    Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets, 2017, arXiv:1608.08710,
-    extended to all coupled members as in Fang et al., DepGraph, 2023, arXiv:2301.12900.
+    The reduction applies to the members' sums `sum |w|^p`, and the root is taken of its result.
     """
-    return _check_meta(scoring) or scoring.sum_units(lambda weight, _: weight.abs())
+
+    p: float = 2
+    root: bool = True
+    biases: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 < self.p < float("inf"):
+            raise InputError(f"p={self.p!r}: the degree of the norm is a finite number above zero")
+
+    def members(self, scoring: Scoring) -> Members:
+        p = self.p
+
+        def entries(weight: Tensor) -> Tensor:
+            return weight.abs() if p == 1 else weight.abs().square() if p == 2 else weight.abs().pow(p)
+
+        return scoring.sum_members(entries, where=additive.counts(scoring, self.biases))
+
+    def combine(self, vectors: Sequence[Tensor]) -> Tensor:
+        total = reduce(vectors, self.reduction)
+        return total.pow(1 / self.p) if self.root and self.p != 1 else total
 
 
-@register("l2")
-def l2(scoring: Scoring) -> dict[Node, Tensor]:
-    """`sqrt(sum w^2)` over every weight that belongs to the unit.
-
-    Fang, Ma, Song, Mi, Wang: DepGraph: Towards Any Structural Pruning, 2023, arXiv:2301.12900, eq. 4.
-    """
-    on_meta = _check_meta(scoring)
-    if on_meta is not None:
-        return on_meta
-    return {
-        node: total.sqrt() for node, total in scoring.sum_units(lambda weight, _: weight.square()).items()
-    }
+register("l1")(Magnitude(p=1))
+register("l2")(Magnitude(p=2))

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ..graph.axes import Node
-from . import Scoring, register
+import torch
+
+from .base import Importance, register
+from .scoring import Members, Scoring
 
 
 @register("random")
-def random(scoring: Scoring) -> dict[Node, Tensor]:
-    """Uniform in [0, 1), from torch's global generator, or from its own where a seed is given."""
-    generator = None if scoring.seed is None else torch.Generator().manual_seed(scoring.seed)
-    return {node: torch.rand(node.size, dtype=torch.float64, generator=generator) for node in scoring.nodes}
+@dataclass(frozen=True, kw_only=True)
+class Random(Importance):
+    """Uniform in [0, 1), from torch's global generator, or from its own where a seed is given.
+
+    It has one vector an axis, so there is nothing to reduce.
+    """
+
+    reads_weights: ClassVar[bool] = False
+
+    def members(self, scoring: Scoring) -> Members:
+        generator = None if scoring.seed is None else torch.Generator().manual_seed(scoring.seed)
+        return {
+            node: [torch.rand(node.size, dtype=torch.float64, generator=generator)] for node in scoring.nodes
+        }
