@@ -26,9 +26,7 @@ class Ladder:
             self.rungs.append(lower)
         worth = torch.zeros(group.units, dtype=torch.float64)
         for node in group.nodes:
-            ordered = ranked[node].sort().values
-            mean = ordered.mean()
-            worth += (ordered / mean if mean > 0 else ordered).reshape(group.units, -1).mean(1)
+            worth += ranked[node].sort().values.reshape(group.units, -1).mean(1)
         self.worth: list[float] = []
         position = 0
         for upper, lower in zip(self.rungs, self.rungs[1:], strict=False):
