@@ -24,6 +24,7 @@ from .tracer import Tracer
 from .values import NOWHERE, Equation, Reason, Scale, Value
 
 if TYPE_CHECKING:
+    from ..calibration import Calibration
     from ..plan import Plan
     from ..select.budget import Budget
 
@@ -77,6 +78,7 @@ class Graph:
         self.args = args
         self.kwargs = kwargs
         self.how = how
+        self.calibration: Calibration | None = None
         self.held = held
         self.values: dict[str, Value] = tracer.values
         self.ops = tracer.ops
@@ -296,7 +298,9 @@ class Graph:
                 head dim), one factor is cut, so that its width falls by the ratio. Counts round towards
                 keeping.
             budget: `prunus.Budget(...)`: what may remain, met from below.
-            importance: "l1", "l2", "random", "taylor", or a callable (see `prunus.importance`).
+            importance: a registered name ("l1", "l2", "taylor", ...; `prunus.importance.names()` lists
+                them), an object with options (`prunus.importance.Magnitude(p=1, reduction="mean")`), or a
+                function from a `prunus.importance.Scoring` to a vector of scores for each axis.
             scope: "local" cuts every axis by the same ratio; "global" ranks all units together;
                 "isomorphic" ranks together the units of axes that run through the same kinds of layers.
             ignore: modules or names whose axes stay whole.

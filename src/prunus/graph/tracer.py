@@ -197,8 +197,16 @@ class Tracer:
         for value, dim in ((a, dim_a), (b, dim_b)):
             if value.origin and value.origin[dim] is not None:
                 self.contracted.add(value.origin[dim])
+        self.read(a, dim_a, b, dim_b)
+        self.read(b, dim_b, a, dim_a)
         if not (self.zero_of(a)[dim_a] or self.zero_of(b)[dim_b]):
             self.approximates(node, f"{what} sums over it where removed units are not zero")
+
+    def read(self, value: Value, dim: int, by: Value, by_dim: int) -> None:
+        """A contraction sums over a dimension of `value`; `by` is what it is multiplied with.
+
+        For tracers that look at data; here there is none.
+        """
 
     def cost(self, kind: str, loops: Iterable[Node], factor: int = 1) -> None:
         self.costs.append(Cost(tuple(loops), factor, self.site(), kind))

@@ -123,6 +123,9 @@ def trilinear(tracer: Tracer, call: Call) -> Any:
         for origin, node in zip(value.origin, value.axes, strict=False):
             if any(find(out[dim]) is find(node) for dim in call["sumdim"]):
                 tracer.contracted.add(origin)
+        for dim, node in enumerate(value.axes):
+            if any(find(out[summed]) is find(node) for summed in call["sumdim"]):
+                tracer.read(value, dim, value, dim)
     for dim in call["sumdim"]:
         if not zero[dim]:
             tracer.approximates(out[dim], "bilinear sums over it where removed units are not zero")
@@ -179,6 +182,7 @@ def _grouped(tracer: Tracer, x: Value, weight: Value, groups: int, transposed: b
     tied = tracer.unify(inner_x, contracted, "grouped convolution")
     if weight.origin:
         tracer.contracted.add(weight.origin[0 if transposed else 1])
+    tracer.read(x, 1, weight, 0 if transposed else 1)
     exact = tracer.zero_of(x)[1] or zero_weight[0 if transposed else 1]
     if not exact:
         tracer.approximates(tied, "a grouped convolution sums over it where removed units are not zero")
