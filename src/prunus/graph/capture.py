@@ -30,7 +30,7 @@ from .guesses import DATA_DEPENDENT, ReadsValues
 from .modes import AxisMode, ShapeMode
 from .rules.composites import COMPOSITES
 from .shortcuts import SHORTCUTS
-from .state import Held, mode, swapped
+from .state import Held, Slot, mode, swapped
 from .tracer import Tracer
 
 WAYS = ("meta", "fake", "real")
@@ -212,11 +212,13 @@ def run(
         tracer.running = True
         tracer.new_site()
         try:
-            return _call_model(model, given_args, given_kwargs)
+            output = _call_model(model, given_args, given_kwargs)
         except DATA_DEPENDENT as error:
             raise ReadsValues(str(error)) from error
         finally:
             tracer.running = False
+        _follow_recomputed(model, replacements, tracer, output)
+        return output
 
 
 def _attach_held(tracer: Tracer, item: Held, tensor: Tensor) -> None:
@@ -230,3 +232,30 @@ def _attach_held(tracer: Tracer, item: Held, tensor: Tensor) -> None:
         tracer.values[item.name] = known
     else:
         tensor._prunus_value = known  # type: ignore[attr-defined]
+
+
+def _follow_recomputed(
+    model: nn.Module, replacements: list[tuple[Held, Tensor]], tracer: Tracer, output: Any
+) -> None:
+    """A plain attribute that the forward writes, and never reads, has the axes of what it writes there.
+
+    Such is the `weight` that a hook of `torch.nn.utils.prune` or `weight_norm` makes of other parameters.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    returned = {id(tensor) for _, tensor in output_tensors(output)}
+    for item, stand_in in replacements:
+        known = tracer.values[item.name]
+        if item.kind != "attribute" or known.name is None or known.consumers or id(stand_in) in returned:
+            continue
+        made = [_attribute_now(slot, modules[slot.module]) for slot in item.slots]
+        value = getattr(made[0], "_prunus_value", None)
+        if value is not None and value.shape == known.shape and all(tensor is made[0] for tensor in made):
+            tracer.values[item.name] = value
+
+
+def _attribute_now(slot: Slot, module: nn.Module) -> Any:
+    try:
+        space, key = slot.space(module)
+        return space[key]
+    except (KeyError, IndexError, TypeError):
+        return None

@@ -62,15 +62,17 @@ class Operation:
     def _slice(self, held: Held, kept: Sequence[Index], hold_whole: bool) -> None:
         tensor = held.tensor
         shape = tuple(tensor.shape)
-        grad = tensor.grad
+        grad = tensor.grad if tensor.is_leaf else None
         small_grad, removed_grad = cut(grad, kept) if grad is not None else (None, None)
         small, removed = cut(tensor.detach(), kept, hold_whole)
-        tensor.grad = None
+        if grad is not None:
+            tensor.grad = None
         _replace(tensor, small)
         if small_grad is not None:
             tensor.grad = small_grad
         del small, small_grad, grad
-        self.shapes[held.name] = tuple(tensor.shape)
+        if held.kind != "attribute":  # a forward pass may put another tensor there, of another shape
+            self.shapes[held.name] = tuple(tensor.shape)
         self._undo.append(lambda: self._restore(tensor, removed, removed_grad))
         if self.optimizer is not None and isinstance(tensor, nn.Parameter):
             self._slice_state(tensor, shape, kept)
@@ -85,8 +87,9 @@ class Operation:
     @staticmethod
     def _restore(tensor: Tensor, removed: Removed, removed_grad: Removed | None) -> None:
         with torch.no_grad():
-            grad = tensor.grad
-            tensor.grad = None
+            grad = tensor.grad if tensor.is_leaf else None
+            if grad is not None:
+                tensor.grad = None
             _replace(tensor, join(tensor.detach(), removed))
             if grad is not None and removed_grad is not None:
                 tensor.grad = join(grad, removed_grad)
