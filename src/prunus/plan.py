@@ -6,7 +6,7 @@ import operator
 import weakref
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from .surgery.operation import Operation
 from .surgery.repair import repair
 from .surgery.verify import verify
 
+if TYPE_CHECKING:
+    from .latency.planning import Latency
+
 _HISTORY: weakref.WeakKeyDictionary[nn.Module, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
 
 
@@ -40,7 +43,10 @@ class Plan:
         chosen: kept unit indices (int64, CPU, sorted) of each axis that is cut.
         exact: the pruned model computes what the original computes with the removed units' parameters
             zeroed (every parameter multiplied by its mask).
+        latency: for a plan with a latency budget, what was measured while it was made.
     """
+
+    latency: Latency | None = None
 
     def __init__(self, graph: Graph, chosen: Mapping[Node, Tensor]) -> None:
         self.graph = graph

@@ -80,6 +80,10 @@ class CostModel:
             monomial = tuple(sorted(moving, key=lambda item: item.uid))
             self._moving[key][monomial] = self._moving[key].get(monomial, 0) + factor
 
+    def polynomial(self, key: str) -> tuple[int, Mapping[tuple[Node, ...], int]]:
+        """One cost as a constant and, for each product of axes, its factor."""
+        return self._fixed[key], self._moving[key]
+
     def at(self, counts: Mapping[Node, int]) -> Costs:
         """The costs when leaf axes keep `counts` units; those not named stay whole."""
         memo: dict[Node, int] = {}

@@ -33,13 +33,30 @@ def make_plan(graph: Graph, request: Request) -> Plan:
         _check_moved(graph, request.ratio, wanted, groups)
     nodes = [node for group in groups for node in group.nodes]
     ranked = scores(graph, nodes, request.importance, request.seed) if nodes else {}
-    kept = _kept(graph, groups, ranked, request)
+    if request.budget is not None and request.budget.latency is not None:
+        return _latency_plan(graph, groups, ranked, request.budget)
+    return _plan(graph, groups, ranked, _kept(graph, groups, ranked, request))
+
+
+def _plan(graph: Graph, groups: list[Group], ranked: Mapping[Node, Tensor], kept: Kept) -> Plan:
+    """The highest-ranked units of each group."""
     chosen: dict[Node, Tensor] = {}
     for index, group in enumerate(groups):
         for node, count in group.counts(kept[index]).items():
             if count < node.size:
                 chosen[node] = torch.topk(ranked[node], count).indices.sort().values
     return Plan(graph, chosen)
+
+
+def _latency_plan(graph: Graph, groups: list[Group], ranked: Mapping[Node, Tensor], budget: Budget) -> Plan:
+    """Widths by measured time; the plan says what was measured."""
+    from ..latency.planning import LatencyPlanner
+
+    planner = LatencyPlanner(graph, groups, ranked, budget, lambda kept: _plan(graph, groups, ranked, kept))
+    kept, measured = planner.solve()
+    plan = _plan(graph, groups, ranked, kept)
+    plan.latency = measured
+    return plan
 
 
 def _kept(graph: Graph, groups: list[Group], ranked: Mapping[Node, Tensor], request: Request) -> Kept:

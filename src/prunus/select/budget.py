@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,10 @@ Kept = dict[int, int]
 """Units kept of each group, by its index."""
 
 
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)(?:[eE]([-+]?\d+))?\s*(s|ms|us|µs|μs)\s*")
+_MILLISECONDS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
+
+
 @dataclass(frozen=True)
 class Budget:
     """What may remain. A float in (0, 1] is a fraction of the original, an int an absolute value.
@@ -23,16 +29,23 @@ class Budget:
         macs: multiply-accumulates of the traced forward.
         params: parameter entries.
         memory: bytes of all activations of the traced forward.
+        latency: time of one forward of the traced inputs, measured on this machine: a fraction of the
+            model's own, or milliseconds where it is an int or above 1, or text with a unit ("0.4 ms",
+            "350 us").
+
+    Raises:
+        InputError: no limit at all, or one that is not positive or cannot be read.
     """
 
     macs: float | int | None = None
     params: float | int | None = None
     memory: float | int | None = None
+    latency: float | int | str | None = None
 
     def __post_init__(self) -> None:
         given = {key: getattr(self, key) for key in ("macs", "params", "memory")}
-        if all(value is None for value in given.values()):
-            raise InputError("an empty budget: give macs=..., params=... or memory=...")
+        if all(value is None for value in given.values()) and self.latency is None:
+            raise InputError("an empty budget: give macs=..., params=..., memory=... or latency=...")
         for key, value in given.items():
             if value is None:
                 continue
@@ -43,9 +56,11 @@ class Budget:
                     f"budget {key}={value!r}: a float is the fraction kept, in (0, 1]; "
                     "an absolute value is an int"
                 )
+        if self.latency is not None:
+            self.latency_limit(1.0)
 
     def targets(self, full: Costs) -> dict[str, int]:
-        """Absolute limits by cost name."""
+        """Absolute limits by cost name; the latency is not among them, since it has to be measured."""
         keys = {"macs": "macs", "params": "params", "memory": "activation_bytes"}
         out = {}
         for key, name in keys.items():
@@ -53,6 +68,23 @@ class Budget:
             if value is not None:
                 out[name] = int(value * full[name]) if isinstance(value, float) else int(value)
         return out
+
+    def latency_limit(self, full: float) -> float:
+        """The latency allowed in milliseconds, for a model that takes `full` milliseconds."""
+        value = self.latency
+        if isinstance(value, str):
+            match = _DURATION.fullmatch(value)
+            if match is not None:
+                number, power, unit = match.groups()
+                limit = float(f"{number}e{power or 0}") * _MILLISECONDS[unit]
+                if 0 < limit < math.inf:
+                    return limit
+        elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            return value * full if isinstance(value, float) and value <= 1 else float(value)
+        raise InputError(
+            f"budget latency={value!r}: give the fraction kept as a float in (0, 1], milliseconds as an int "
+            "or a float above 1, or text with a unit, such as '0.4 ms' or '350 us'"
+        )
 
 
 def within(costs: Costs, targets: dict[str, int]) -> bool:

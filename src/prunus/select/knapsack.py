@@ -1,0 +1,262 @@
+"""Budgets as a knapsack: the cuts that lose the least importance for what they save.
+
+A group gives up units in steps along its `Rungs`; what a step saves is read off `Meter`s, which may count
+anything: measured milliseconds, multiply-accumulates, parameters. Both the loss and the saving of a step
+depend on where the groups stand, so each step is chosen at the present widths of all the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..graph.axes import Node
+from ..graph.graph import Graph
+from .groups import Group
+
+LEVELS = 24
+"""The most widths of one group that are looked at."""
+
+LOOKAHEAD = 8
+"""Lower widths that a step may jump to; further ones are tried only where none of these saves anything."""
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """The widths a group may have, largest first, and the importance lost at each, the first losing none."""
+
+    kept: Sequence[int]
+    lost: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One addend of a cost: `cost(kept)` reads the units kept of the groups named, and of no other."""
+
+    groups: frozenset[int]
+    cost: Callable[[Mapping[int, int]], float]
+
+
+class Meter:
+    """One cost under one limit, kept up to date group by group.
+
+    Args:
+        limit: the most that may remain.
+        terms: what the cost adds up from.
+        fixed: what no group changes.
+        noise: the relative error of a term: a step whose saving is smaller is not believed.
+        name: what is counted, for messages.
+    """
+
+    def __init__(
+        self, limit: float, terms: Sequence[Term], fixed: float = 0.0, noise: float = 0.0, name: str = ""
+    ) -> None:
+        self.name = name
+        self.limit = limit
+        self.noise = noise
+        self._fixed = fixed
+        self._terms = terms
+        self._touching: dict[int, list[int]] = defaultdict(list)
+        for number, term in enumerate(terms):
+            for group in term.groups:
+                self._touching[group].append(number)
+        self._now: list[float] = []
+        self.total = math.nan
+
+    def start(self, kept: Mapping[int, int]) -> None:
+        self._now = [term.cost(kept) for term in self._terms]
+        self.total = self._fixed + sum(self._now)
+
+    def saving(self, kept: Mapping[int, int], group: int, units: int) -> float:
+        """What the total falls by when one group keeps `units`, the others as in `kept`."""
+        then = {**kept, group: units}
+        return sum(self._now[number] - self._terms[number].cost(then) for number in self._touching[group])
+
+    def believed(self, saving: float, group: int) -> float:
+        """A saving, or 0 where it is within the noise of what it was computed from."""
+        floor = self.noise * sum(self._now[number] for number in self._touching[group])
+        return saving if abs(saving) > floor else 0.0
+
+    def move(self, kept: Mapping[int, int], group: int) -> None:
+        """Take note that a group has moved to `kept[group]`."""
+        for number in self._touching[group]:
+            self._now[number] = self._terms[number].cost(kept)
+        self.total = self._fixed + sum(self._now)
+
+    def neighbours(self, group: int) -> set[int]:
+        """The groups whose savings may change when this one moves."""
+        return {other for number in self._touching[group] for other in self._terms[number].groups}
+
+    @property
+    def excess(self) -> float:
+        return self.total - self.limit
+
+
+def rungs_of(group: Group) -> list[int]:
+    """At most about `LEVELS` of the widths a group may have: multiples of a power of two of its step."""
+    allowed = [group.units]
+    while (lower := group.below(allowed[-1])) < allowed[-1]:
+        allowed.append(lower)
+    stride = group.step
+    while group.units > stride * LEVELS:
+        stride *= 2
+    inner = [kept for kept in allowed[1:-1] if kept % stride == 0]
+    return [allowed[0], *inner, *allowed[1:][-1:]]
+
+
+def shares_lost(graph: Graph, group: Group, kept: Sequence[int], ranked: Mapping[Node, Tensor]) -> Rungs:
+    """The importance that a group loses at each width: `-sum of log(share of its importance that stays)`.
+
+    A unit counts relative to those that remain in its axis, as in LAMP (Lee, Park, Mo, Ahn, Shin: Layer-
+    adaptive Sparsity for the Magnitude-based Pruning, 2021, arXiv:2010.07611), so axes of different sizes
+    can be compared and none is emptied while others are whole. An axis counts once for each weight that it
+    runs through: losing half of a residual stream hurts every layer on it.
+    """
+    lost = [0.0] * len(kept)
+    for node in group.nodes:
+        ordered = ranked[node].clamp_min(0).sort(descending=True).values
+        total = float(ordered.sum())
+        if not total > 0:
+            ordered, total = torch.ones_like(ordered), float(len(ordered))
+        shares = ordered.cumsum(0) / total
+        for number, units in enumerate(kept[1:], start=1):
+            share = float(shares[node.size // group.units * units - 1])
+            lost[number] -= _weights_with(graph, node) * math.log(max(share, 1e-12))
+    return Rungs(kept, lost)
+
+
+def _weights_with(graph: Graph, node: Node) -> int:
+    """The matrices and kernels that an axis runs through; vectors only follow them."""
+    axis = graph.by_node.get(node)
+    members = axis.members if axis is not None else []
+    return max(1, sum(sum(size > 1 for size in graph.shapes[name]) > 1 for name, _ in members))
+
+
+def exact_meters(graph: Graph, groups: Sequence[Group], limits: Mapping[str, float]) -> list[Meter]:
+    """A meter for each cost of `graph.cost()` that has a limit."""
+    owner = {node: index for index, group in enumerate(groups) for node in group.nodes}
+    terms = graph.terms
+
+    def size(node: Node, kept: Mapping[int, int]) -> int:
+        counts = {
+            leaf: leaf.size // groups[owner[leaf]].units * kept[owner[leaf]]
+            for leaf in terms.leaves(node)
+            if leaf in owner
+        }
+        return terms.size(node, counts, {})
+
+    def term(nodes: tuple[Node, ...], factor: int) -> Term:
+        def cost(kept: Mapping[int, int]) -> float:
+            return float(factor * math.prod(size(node, kept) for node in nodes))
+
+        moving = {owner[leaf] for node in nodes for leaf in terms.leaves(node) if leaf in owner}
+        return Term(frozenset(moving), cost)
+
+    meters = []
+    for name, limit in limits.items():
+        fixed, monomials = graph.cost_model.polynomial(name)
+        meters.append(Meter(limit, [term(*item) for item in monomials.items()], fixed, name=name))
+    return meters
+
+
+class Knapsack:
+    """Greedy choice of the units that each group keeps, under the limits of all meters at once.
+
+    Each step takes the cut with the least loss per share of what still has to be saved. When all limits
+    are met, units are given back where they fit, most importance first.
+    """
+
+    def __init__(self, rungs: Sequence[Rungs], meters: Sequence[Meter]) -> None:
+        self.rungs = rungs
+        self.meters = meters
+        self.at = [0] * len(rungs)
+        self._savings: dict[int, dict[int, list[float]]] = {}
+
+    @property
+    def kept(self) -> dict[int, int]:
+        return {group: rungs.kept[self.at[group]] for group, rungs in enumerate(self.rungs)}
+
+    @property
+    def lost(self) -> float:
+        return sum(rungs.lost[at] for rungs, at in zip(self.rungs, self.at, strict=True))
+
+    @property
+    def met(self) -> bool:
+        return all(meter.excess <= 0 for meter in self.meters)
+
+    def solve(self) -> bool:
+        """Cut until all limits are met, then fill up; False where no cut saves any more before that."""
+        for meter in self.meters:
+            meter.start(self.kept)
+        while not self.met:
+            step = self._best_cut()
+            if step is None:
+                return False
+            self._move(*step)
+        self._fill()
+        return True
+
+    def _move(self, group: int, rung: int) -> None:
+        self.at[group] = rung
+        kept = self.kept
+        for meter in self.meters:
+            meter.move(kept, group)
+            for other in meter.neighbours(group):
+                self._savings.pop(other, None)
+        self._savings.pop(group, None)
+
+    def _best_cut(self) -> tuple[int, int] | None:
+        best: tuple[float, float, int, int] | None = None
+        kept = self.kept
+        for group, rungs in enumerate(self.rungs):
+            known = self._savings.setdefault(group, {})
+            here = self.at[group]
+            found = False
+            for rung in range(here + 1, len(rungs.kept)):
+                if found and rung > here + LOOKAHEAD:
+                    break
+                if rung not in known:
+                    known[rung] = [
+                        meter.believed(meter.saving(kept, group, rungs.kept[rung]), group)
+                        for meter in self.meters
+                    ]
+                worth = self._worth(known[rung])
+                if worth > 0:
+                    found = True
+                    key = ((rungs.lost[rung] - rungs.lost[here]) / worth, -worth, group, rung)
+                    best = key if best is None or key < best else best
+        return None if best is None else best[2:]
+
+    def _worth(self, savings: Sequence[float]) -> float:
+        """The share of all excess that a cut removes; what goes below a limit counts for nothing."""
+        worth = 0.0
+        for meter, saved in zip(self.meters, savings, strict=True):
+            if meter.excess > 0:
+                worth += min(saved / meter.excess, 1.0)
+            elif saved < 0 and meter.excess - saved > 0:
+                return 0.0
+        return worth
+
+    def _fill(self) -> None:
+        while True:
+            best: tuple[float, int, int] | None = None
+            kept = self.kept
+            for group, rungs in enumerate(self.rungs):
+                for rung in range(self.at[group]):
+                    savings = [meter.saving(kept, group, rungs.kept[rung]) for meter in self.meters]
+                    if all(meter.excess - s <= 0 for meter, s in zip(self.meters, savings, strict=True)):
+                        spent = sum(
+                            max(-s, 0.0) / max(abs(meter.limit), 1e-12)
+                            for meter, s in zip(self.meters, savings, strict=True)
+                        )
+                        gain = rungs.lost[self.at[group]] - rungs.lost[rung]
+                        key = (gain / (spent + 1e-9), group, rung)
+                        best = key if best is None or key > best else best
+            if best is None:
+                return
+            self._move(best[1], best[2])
