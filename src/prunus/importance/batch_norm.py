@@ -28,7 +28,7 @@ class BatchNormScale(Importance):
 
 def _scales(graph: Graph) -> set[tuple[str, int]]:
     """The parameter dimensions that batch norms take as their weight."""
-    found = set()
+    found: set[tuple[str, int]] = set()
     for op in graph.ops:
         weight = op.args.get("weight")
         if "batch_norm" in op.name and weight is not None:

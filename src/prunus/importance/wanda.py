@@ -32,9 +32,9 @@ class Wanda(Importance):
     def members(self, scoring: Scoring) -> Members:
         calibration = needed_activations(scoring, "wanda")
         weights = {
-            name: size.expand(scoring.graph.shapes[name])
+            name: size
             for name in scoring.parameters()
-            if (size := calibration.input_sizes(name)) is not None
+            if (size := calibration.input_sizes(name, scoring.graph.shapes[name])) is not None
         }
         if self.biases:
             for name, tensor in scoring.parameters().items():
