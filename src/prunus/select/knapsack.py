@@ -110,12 +110,13 @@ def rungs_of(group: Group) -> list[int]:
 
 
 def shares_lost(graph: Graph, group: Group, kept: Sequence[int], ranked: Mapping[Node, Tensor]) -> Rungs:
-    """The importance that a group loses at each width: `-sum of log(share of its importance that stays)`.
+    """The importance that a group loses at each width: what is removed, relative to what is kept.
 
-    A unit counts relative to those that remain in its axis, as in LAMP (Lee, Park, Mo, Ahn, Shin: Layer-
-    adaptive Sparsity for the Magnitude-based Pruning, 2021, arXiv:2010.07611), so axes of different sizes
-    can be compared and none is emptied while others are whole. An axis counts once for each weight that it
-    runs through: losing half of a residual stream hurts every layer on it.
+    For an axis with scores s and kept units K that is `sum of s outside K / sum of s in K`, times the number
+    of weights that the axis runs through, since losing half of a residual stream hurts every layer on it.
+    Setting units against those that remain (as LAMP does: Lee, Park, Mo, Ahn, Shin: Layer-adaptive Sparsity
+    for the Magnitude-based Pruning, 2021, arXiv:2010.07611, eq. 1) makes axes of different sizes comparable
+    and each further unit dearer, so that no axis is emptied while others are whole.
     """
     lost = [0.0] * len(kept)
     for node in group.nodes:
@@ -126,7 +127,7 @@ def shares_lost(graph: Graph, group: Group, kept: Sequence[int], ranked: Mapping
         shares = ordered.cumsum(0) / total
         for number, units in enumerate(kept[1:], start=1):
             share = float(shares[node.size // group.units * units - 1])
-            lost[number] -= _weights_with(graph, node) * math.log(max(share, 1e-12))
+            lost[number] += _weights_with(graph, node) * (1 / max(share, 1e-12) - 1)
     return Rungs(kept, lost)
 
 
@@ -225,22 +226,24 @@ class Knapsack:
                         meter.believed(meter.saving(kept, group, rungs.kept[rung]), group)
                         for meter in self.meters
                     ]
-                worth = self._worth(known[rung])
+                worth, surplus = self._worth(known[rung])
                 if worth > 0:
                     found = True
-                    key = ((rungs.lost[rung] - rungs.lost[here]) / worth, -worth, group, rung)
+                    key = ((rungs.lost[rung] - rungs.lost[here]) / worth, -surplus, group, rung)
                     best = key if best is None or key < best else best
         return None if best is None else best[2:]
 
-    def _worth(self, savings: Sequence[float]) -> float:
-        """The share of all excess that a cut removes; what goes below a limit counts for nothing."""
-        worth = 0.0
+    def _worth(self, savings: Sequence[float]) -> tuple[float, float]:
+        """The share of all excess that a cut removes, where what goes below a limit counts for nothing,
+        and the same with that, for cuts that are worth the same: it is room for giving units back."""
+        worth = surplus = 0.0
         for meter, saved in zip(self.meters, savings, strict=True):
             if meter.excess > 0:
                 worth += min(saved / meter.excess, 1.0)
+                surplus += saved / meter.excess
             elif saved < 0 and meter.excess - saved > 0:
-                return 0.0
-        return worth
+                return 0.0, 0.0
+        return worth, surplus
 
     def _fill(self) -> None:
         while True:
