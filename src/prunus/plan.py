@@ -14,14 +14,16 @@ from torch.optim import Optimizer
 
 from .errors import ArgumentTypeError, PlanError
 from .graph.axes import Node
+from .graph.collection import no_collection
 from .graph.cost import Costs
 from .graph.graph import Axis, Graph
 from .graph.sizes import value_at
 from .graph.state import held_tensors
-from .graph.values import Reason
+from .graph.values import Reason, Site
+from .surgery.blocks import skip
 from .surgery.compensate import Region, find_targets
 from .surgery.operation import Operation
-from .surgery.repair import repair
+from .surgery.repair import repair, repair_solved
 from .surgery.verify import verify
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Plan:
         self.graph = graph
         self.chosen = dict(chosen)
         self.counts: dict[Node, int] = {node: len(index) for node, index in self.chosen.items()}
+        self.removed = frozenset(name for block in graph.removed for name in block.tensors)
         self._memo: dict[Node, Tensor | None] = {}
         self._applied: list[tuple[weakref.ref[nn.Module], Operation]] = []
 
@@ -60,6 +63,8 @@ class Plan:
     def kept(self, name: str) -> list[Tensor | None]:
         """Kept indices along each dimension of a parameter or buffer; None where all stay."""
         value = self.graph.parameter(name)
+        if self.graph.aliases[name] in self.removed:
+            return [torch.empty(0, dtype=torch.int64) for _ in value.axes]
         return [self.graph.terms.kept(node, self.chosen, self._memo) for node in value.axes]
 
     def indices(self, name: str) -> tuple[Tensor, ...]:
@@ -73,7 +78,7 @@ class Plan:
     def masks(self) -> dict[str, Tensor]:
         """A bool mask of each parameter's shape, on its device: True where both row and column stay."""
         out: dict[str, Tensor] = {}
-        for item in self.graph.held:
+        for item in self.graph.all_held:
             if item.kind != "parameter":
                 continue
             shape = self.graph.shapes[item.name]
@@ -86,6 +91,11 @@ class Plan:
                     mask &= own.to(device).reshape([-1 if d == dim else 1 for d in range(len(shape))])
             out[item.name] = mask
         return out
+
+    @property
+    def blocks(self) -> list[str]:
+        """The modules that are removed whole, in the order they run in."""
+        return [block.name for block in self.graph.removed]
 
     @property
     def axes(self) -> dict[str, Tensor]:
@@ -117,6 +127,8 @@ class Plan:
             return constraints.number(variable, lambda node: self.counts.get(node, node.size))
 
         for scale in self.graph.scales:
+            if self._in_removed(scale.site):
+                continue
             before, after = value_at(scale.number, old), value_at(scale.number, new)
             if before == after or after == 0:
                 continue
@@ -131,21 +143,32 @@ class Plan:
                     if leaf in self.counts:
                         failed[leaf] = Reason("a scale factor follows its size", scale.site)
         for branch in self.graph.branches:
+            if self._in_removed(branch.site):
+                continue
             sides = [poly.evaluate(new) for poly in (branch.left, branch.right)]
             if getattr(operator, branch.op)(*sides) != branch.outcome:
                 for leaf in constraints.leaves_of(branch.left - branch.right):
                     failed.setdefault(leaf, Reason("the code branches on its size", branch.site))
         return todo, failed
 
+    def _in_removed(self, site: Site) -> bool:
+        return any(block.holds(site.module) for block in self.graph.removed)
+
     @cached_property
     def approximate_axes(self) -> dict[str, str]:
-        """The axes whose cut is approximate, each with the statistic that makes it so."""
+        """The axes whose cut is approximate, each with the statistic that makes it so.
+
+        Also removed blocks that would add something with all their parameters zeroed.
+        """
         found: dict[str, str] = {}
         for reasons in (self.graph.approximate, self._scaling[1]):
             for node, reason in reasons.items():
                 if node in self.counts:
                     axis = self.graph.by_node.get(node)
                     found.setdefault(axis.name if axis is not None else str(node), str(reason))
+        for block in self.graph.removed:
+            if not block.vanishes:
+                found[block.name] = "what it adds does not vanish with its parameters"
         return found
 
     @property
@@ -159,6 +182,7 @@ class Plan:
 
     # -- surgery --------------------------------------------------------------------------------------
 
+    @no_collection()
     def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
         """Make the model smaller, in place, and return it.
 
@@ -183,6 +207,9 @@ class Plan:
         operation = Operation(model, optimizer)
         try:
             self.prepare(operation, tensors)
+            if self.removed:
+                repair_solved(operation, self)  # now, since removed modules may share what holds the integers
+                skip(operation, {block.name: block.template for block in self.graph.removed})
             for targets, factor in self._scaling[0]:
                 for name, region in targets.items():
                     operation.rescale(tensors[name], _mask(region, tensors[name]), factor)
@@ -193,6 +220,8 @@ class Plan:
         except BaseException:
             operation.undo()
             raise
+        if self.removed:
+            operation.shapes = {item.name: tuple(item.tensor.shape) for item in held_tensors(model)}
         self._applied.append((weakref.ref(model), operation))
         _HISTORY.setdefault(model, []).append(self.as_data(operation))
         return model
@@ -264,6 +293,7 @@ class Plan:
                 self.graph.by_node[node].name: node.size for node in self.chosen if node in self.graph.by_node
             },
             "exact": self.exact,
+            **({"blocks": self.blocks} if self.blocks else {}),
             "attributes": attributes,
         }
 
@@ -273,8 +303,9 @@ class Plan:
     def __str__(self) -> str:
         before, after = self.graph.cost(), self.cost
         state = "exact" if self.exact else f"approximate ({len(self.approximate_axes)} axes)"
+        blocks = f"{len(self.blocks)} blocks removed, " if self.blocks else ""
         return (
-            f"Plan: {len(self.counts)} axes cut, {state}; MACs {before.macs:,} -> {after.macs:,}, "
+            f"Plan: {blocks}{len(self.counts)} axes cut, {state}; MACs {before.macs:,} -> {after.macs:,}, "
             f"parameters {before.params:,} -> {after.params:,}"
         )
 
