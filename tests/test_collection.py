@@ -46,13 +46,17 @@ def test_it_is_off_while_a_plan_is_applied_and_then_as_it_was(enabled: bool) -> 
     plan = prunus.trace(model, x).plan(ratio=0.5)
     assert gc.isenabled() == enabled
     collections: list[str] = []
+    thresholds = gc.get_threshold()
     gc.callbacks.append(lambda phase, info: collections.append(phase))
     try:
+        gc.set_threshold(10)
+        collections.clear()
         plan.apply(model)
         during = len(collections)
     finally:
+        gc.set_threshold(*thresholds)
         gc.callbacks.pop()
-    assert during == 0
+    assert during <= 2  # on the way in and out; dozens otherwise
     assert not any(seen)
     assert gc.isenabled() == enabled
     model(x)
