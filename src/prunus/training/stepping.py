@@ -79,8 +79,7 @@ class IterativePruning:
         self.model = model
         self.calibrate = calibrate
         self._inputs = (args, kwargs)
-        timed = getattr(budget, "latency", None) is not None
-        graph = trace(copy.deepcopy(model) if timed else model, args, kwargs)
+        graph = trace(model, args, kwargs)
         self.importance = resolve(plan_options.pop("importance", "l2"))
         self.seed = plan_options.pop("seed", None)
         self._options = {
@@ -89,9 +88,10 @@ class IterativePruning:
             "budget": budget,
         }
         self._kept: dict[Node, Tensor] = {}
-        self._rivals = rivals(graph)
         self.original = graph.cost()
-        self._reference = graph if timed else detached(graph)
+        timed = getattr(budget, "latency", None) is not None
+        self._reference = trace(copy.deepcopy(model), args, kwargs) if timed else detached(graph)
+        self._rivals = rivals(self._reference)
         self._moving: frozenset[Node] = frozenset()
         if not timed:  # times are measured again in each step; doing so beforehand would double that
             self._moving = frozenset(self._planned(1.0, "random", local=ratio is not None).chosen)
@@ -131,6 +131,16 @@ class IterativePruning:
         self._kept = kept
         self.step += 1
         return plan
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the original network, without its weights."""
+        return self._reference
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the plans are asked for in the end; modules and axes by name."""
+        return {**self._options, "importance": self.importance, "seed": self.seed}
 
     def cost(self) -> Costs:
         """What the network costs as it is now."""
