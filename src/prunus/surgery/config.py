@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .blocks import Skip
 from .operation import Operation, Path
 from .repair import sub_sizes
 
@@ -50,6 +51,7 @@ class _Builder:
         self.model = model
         self.config: Any = model.config
         self.goal = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+        self.skipped = tuple(f"{name}." for name, item in model.named_modules() if isinstance(item, Skip))
         self.builds = 0
 
     def mismatches(self, edits: dict[Path, int]) -> set[str] | None:
@@ -66,7 +68,11 @@ class _Builder:
             return None
         finally:
             torch.set_rng_state(state)
-        shapes = {name: tuple(tensor.shape) for name, tensor in built.named_parameters()}
+        shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in built.named_parameters()
+            if not name.startswith(self.skipped)
+        }
         if shapes.keys() != self.goal.keys():
             return None
         return {name for name, shape in shapes.items() if shape != self.goal[name]}
