@@ -10,7 +10,6 @@ shapes that depend on data) run on real tensors under the same rules.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from . import sizes
 from .attributes import tracked_attributes, unchanged_attributes
 from .axes import leaf
+from .collection import no_collection
 from .guesses import DATA_DEPENDENT, ReadsValues
 from .modes import AxisMode, ShapeMode
 from .rules.composites import COMPOSITES
@@ -84,18 +84,6 @@ def _plain_backends() -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage collection meanwhile: a trace makes many objects and drops hardly any."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager
@@ -191,7 +179,7 @@ def run(
     given_args, given_kwargs = map_tensors(args, input_stand_in), map_tensors(kwargs, input_stand_in)
     devices = sorted({t.tensor.device.index or 0 for t in held if t.tensor.device.type == "cuda"})
     with ExitStack() as stack:
-        stack.enter_context(_no_collection())
+        stack.enter_context(no_collection())
         stack.enter_context(_unchanged_random_state(devices))
         stack.enter_context(_plain_backends())
         stack.enter_context(unchanged_attributes(model))
