@@ -23,7 +23,6 @@ from .tasks import Task
 TUNE_SEED = 1000
 """Fine-tuning draws other batches than training did, the same for every method."""
 
-TIMED_BATCH = 256
 REPEATS = 7
 
 
@@ -111,7 +110,9 @@ def _tune(task: Task, seed: int, pruned: nn.Module, trained: Dense) -> dict[str,
     }
     tasks.train(pruned, task, task.tune, seed + TUNE_SEED)
     figures["accuracy"], figures["loss"] = tasks.evaluate(pruned, task)
-    ours, theirs = interleaved_ms((pruned, copy.deepcopy(trained.model)), task.load().x_test[:TIMED_BATCH])
+    ours, theirs = interleaved_ms(
+        (pruned, copy.deepcopy(trained.model)), task.load().x_test[: task.timed_batch]
+    )
     return {**figures, "ms": ours, "dense_ms": theirs}
 
 

@@ -35,7 +35,7 @@ State of Neural Network Pruning?, 2020, arXiv:2003.03033.
 - *torch.nn.utils.prune* only masks. It saves no MACs and no time, so it is a control and competes with
   nobody: it masks the share of each layer's units that a uniform cut to the target would remove.
 - *MACs* are counted by PyTorch on the finished network, attention included. *Time* is the median of {repeats}
-  forward passes of {batch} examples on one thread, in turn with the unpruned network.
+  forward passes of {batch} on one thread, in turn with the unpruned network.
 - `±` is the standard error of the mean over {seeds} seeds. A side's *best* method is the one with the highest
   mean accuracy at that operating point, picked afterwards on both sides: from {ours} and {theirs} methods.
 """
@@ -177,7 +177,7 @@ def by_method(summary: Sequence[Row]) -> list[str]:
 
 def present(rows: Sequence[Row], dense: Sequence[Row], write: bool) -> None:
     """Print the tables, and unless told not to, write the page, the JSON and the plot."""
-    from .cells import REPEATS, TIMED_BATCH
+    from .cells import REPEATS
 
     summary = summarise(rows)
     columns, table = operating_points(summary, dense)
@@ -193,7 +193,7 @@ def present(rows: Sequence[Row], dense: Sequence[Row], write: bool) -> None:
     counts = {side: len({r["method"] for r in summary if r["side"] == side}) for side in (PRUNUS, PEER)}
     notes = NOTES.format(
         repeats=REPEATS,
-        batch=TIMED_BATCH,
+        batch="256 images or 32 windows of text",
         seeds=len({row["seed"] for row in rows}),
         ours=counts[PRUNUS],
         theirs=counts[PEER],

@@ -45,6 +45,7 @@ class Task:
     load: Callable[[], Data]
     dense: Schedule
     tune: Schedule
+    timed_batch: int = 256
 
     @property
     def settings(self) -> dict[str, object]:
@@ -93,6 +94,7 @@ TASKS = {
             data.source,
             dense=Schedule(500, 8e-3, batch=32),
             tune=Schedule(60, 4e-3, batch=32),
+            timed_batch=32,
         ),
     )
 }
