@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .polynomials import Attribute
 from .sizes import SizeInt
+from .state import named_modules
 
 MAX_DEPTH = 3
 MAX_ITEMS = 256
@@ -110,7 +111,7 @@ def tracked_attributes(model: nn.Module) -> Iterator[list[Attribute]]:
     """Replace the integers of all modules by tracked ones for the time of one trace."""
     tagger = _Tagger()
     try:
-        for name, module in model.named_modules():
+        for name, module in named_modules(model, distinct=True):
             tagger.attach(name, (), module.__dict__, 0)
         yield tagger.attributes
     finally:
@@ -123,7 +124,7 @@ def unchanged_attributes(model: nn.Module) -> Iterator[None]:
     """Take back whatever a forward pass changes in module attributes, lists and dicts included."""
     saved: list[tuple[dict[str, Any], dict[str, Any]]] = []
     containers: list[tuple[Any, Any]] = []
-    for module in model.modules():
+    for _, module in named_modules(model, distinct=True):
         space = module.__dict__
         saved.append((space, dict(space)))
         for value in space.values():

@@ -27,10 +27,10 @@ from .attributes import tracked_attributes, unchanged_attributes
 from .axes import leaf
 from .collection import no_collection
 from .guesses import DATA_DEPENDENT, ReadsValues
-from .modes import AxisMode, ShapeMode
+from .modes import AxisMode, CompositeMode, ShapeMode
 from .rules.composites import COMPOSITES
 from .shortcuts import SHORTCUTS
-from .state import Held, Slot, mode, swapped
+from .state import Held, Slot, mode, named_modules, swapped
 from .tracer import Tracer
 
 WAYS = ("meta", "fake", "real")
@@ -185,7 +185,8 @@ def run(
         stack.enter_context(unchanged_attributes(model))
         stack.enter_context(mode(model, training))
         stack.enter_context(swapped(model, replacements))
-        stack.enter_context(tracked_attributes(model))
+        if not tracer.layout_only:
+            stack.enter_context(tracked_attributes(model))
         stack.enter_context(_inlined_composites(axis_mode))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(tracer.forget)
@@ -196,7 +197,7 @@ def run(
         if fake_mode is not None:
             stack.enter_context(fake_mode)
         stack.enter_context(axis_mode)
-        stack.enter_context(ShapeMode(tracer, axis_mode))
+        stack.enter_context(CompositeMode(axis_mode) if tracer.layout_only else ShapeMode(tracer, axis_mode))
         tracer.running = True
         tracer.new_site()
         try:
@@ -229,7 +230,7 @@ def _follow_recomputed(
 
     Such is the `weight` that a hook of `torch.nn.utils.prune` or `weight_norm` makes of other parameters.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(model))
     returned = {id(tensor) for _, tensor in output_tensors(output)}
     for item, stand_in in replacements:
         known = tracer.values[item.name]

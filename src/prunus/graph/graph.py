@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from .kinds import CHANNELS, kinds
 from .names import axis_names
 from .polynomials import Attribute, Opaque, Poly
 from .sizes import sources_of
-from .state import Held
+from .state import Held, named_modules
 from .terms import Terms
 from .tracer import Tracer
 from .values import NOWHERE, Equation, Reason, Scale, Value
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..calibration import Calibration
     from ..plan import Plan
     from ..select.budget import Budget
+    from .blocks import Block, BlockTable
 
 
 @dataclass(eq=False)
@@ -79,9 +81,12 @@ class Graph:
         self.kwargs = kwargs
         self.how = how
         self.calibration: Calibration | None = None
-        self.held = held
+        self.influence: dict[Block, float] | None = None
+        self.held = self.all_held = held
         self.values: dict[str, Value] = tracer.values
-        self.ops = tracer.ops
+        self.ops = self.all_ops = tracer.ops
+        self.all_costs = tracer.costs
+        self.removed: tuple[Block, ...] = ()
         self.outputs = tracer.outputs
         self.scales: list[Scale] = tracer.scales
         self.terms = Terms()
@@ -89,7 +94,7 @@ class Graph:
         self.contracted = {item for item in tracer.contracted if item is not None}
         self.shapes = {item.name: tuple(item.tensor.shape) for item in held}
         self.aliases = {slot.name: item.name for item in held for slot in item.slots}
-        self.module_names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        self.module_names: dict[str, nn.Module] = dict(named_modules(model))
         members = self._members()
         frozen = self._frozen(tracer, members)
         self.used_attributes = _used_attributes(tracer)
@@ -107,7 +112,7 @@ class Graph:
         self.by_name = {axis.name: axis for axis in self.axes}
         for node, kind in kinds(self).items():
             self.by_node[node].kind = kind
-        self.cost_model = CostModel(self, tracer.costs)
+        self.cost_model = self._whole_cost = CostModel(self, tracer.costs)
 
     # -- building -----------------------------------------------------------------------------------
 
@@ -184,7 +189,25 @@ class Graph:
 
     @property
     def prunable(self) -> list[Axis]:
-        return [axis for axis in self.axes if axis.prunable]
+        return [axis for axis in self.axes if axis.prunable and axis.members]
+
+    @cached_property
+    def block_table(self) -> BlockTable:
+        """The verdicts on all modules that may be blocks; takes another run of the model without data."""
+        from .blocks import BlockTable
+
+        self.check_current()
+        return BlockTable(self)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Residual blocks and branches in the order they run in, with the reason where one cannot go.
+
+        Raises:
+            PlanError: the model has been pruned since it was traced.
+            TraceError: its forward does other things than it did then.
+        """
+        return self.block_table.listed
 
     def axis(self, name: str) -> Axis:
         if name not in self.by_name:
@@ -265,7 +288,7 @@ class Graph:
 
     def cost(self, plan: Plan | None = None) -> Costs:
         """MACs, parameters and activation bytes of the traced forward, as it is or under a plan."""
-        return self.cost_model.at(plan.counts if plan is not None else {})
+        return self._whole_cost.at({}) if plan is None else plan.graph.cost_model.at(plan.counts)
 
     def check_current(self) -> None:
         for item in self.held:
@@ -288,8 +311,10 @@ class Graph:
         protect: float = 0.0,
         head_ratio: float | None = None,
         head_dim_ratio: float | None = None,
+        depth: int | float | str | Sequence[Any] | None = None,
+        block_importance: str | Any = "l2",
     ) -> Plan:
-        """Choose the units to keep.
+        """Choose the units to keep, and the blocks.
 
         Args:
             ratio: fraction of units removed from each axis that can be pruned, in [0, 1); or a dict from
@@ -312,16 +337,25 @@ class Graph:
             head_ratio: the fraction of attention heads removed, instead of `ratio`; with a budget, the
                 largest fraction. 0 keeps all heads.
             head_dim_ratio: the same for the dimensions inside each head.
+            depth: whole residual blocks to remove (see `blocks`): how many, or which fraction of those that
+                can go and lie in no other one (a float in (0, 1), rounded down), the least important first;
+                or a list of names, modules or blocks; or "budget" to remove as many as the budget wants,
+                all widths staying whole. A ratio or a budget beside a number or a list cuts the widths of
+                what remains; without either, only blocks go. Modules in `ignore` keep their blocks.
+            block_importance: how blocks are ranked: an importance as above, a block having the mean score of
+                the units in its weights, unnormalised; "influence", as `prunus.block_influence` measured it
+                on this graph; or a dict from block or name to a number.
 
         Raises:
             InputError: a ratio outside [0, 1), neither or both of ratio and budget, an unknown scope,
-                different ratios for axes that are one or whose sizes are tied.
-            UnknownNameError: a name in `ratio` or `ignore` that the model does not have.
+                different ratios for axes that are one or whose sizes are tied; a depth out of range, or a
+                block that cannot be removed.
+            UnknownNameError: a name in `ratio`, `ignore` or `depth` that the model does not have.
             BudgetError: a budget below what is reachable.
         """
         from ..select import Request, make_plan
 
-        if (ratio is None) == (budget is None):
+        if (ratio is None) == (budget is None) and (depth is None or ratio is not None):
             raise InputError("give either ratio=... (what to remove) or budget=... (what may remain)")
         self.check_current()
         request = Request(
@@ -337,7 +371,11 @@ class Graph:
             head_ratio=head_ratio,
             head_dim_ratio=head_dim_ratio,
         )
-        return make_plan(self, request)
+        if depth is None:
+            return make_plan(self, request)
+        from ..select.depth import Depth, plan_depth
+
+        return plan_depth(self, request, Depth(depth, block_importance))
 
     def tensors(self) -> dict[str, Tensor]:
         return {item.name: item.tensor for item in self.held}

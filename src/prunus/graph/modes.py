@@ -214,13 +214,33 @@ def unknown(tracer: Tracer, call: Call) -> Any:
 _SHAPE_GETTER = Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
-class ShapeMode(TorchFunctionMode):
+class CompositeMode(TorchFunctionMode):
+    """Tells the axis mode which Python-level composite it is inside of, and nothing else."""
+
+    def __init__(self, axis_mode: AxisMode) -> None:
+        super().__init__()
+        self.axis_mode = axis_mode
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in COMPOSITES:
+            return self.composite(func, name, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def composite(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        self.axis_mode.inside = name
+        try:
+            return func(*_plain(args), **_plain(kwargs))
+        finally:
+            self.axis_mode.inside = None
+
+
+class ShapeMode(CompositeMode):
     """Hands out shapes as tracked integers and hears of those that come back as arguments."""
 
     def __init__(self, tracer: Tracer, axis_mode: AxisMode) -> None:
-        super().__init__()
+        super().__init__(axis_mode)
         self.tracer = tracer
-        self.axis_mode = axis_mode
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -239,7 +259,7 @@ class ShapeMode(TorchFunctionMode):
         tracer.deaf = True
         try:
             if name in COMPOSITES:
-                return self._composite(func, name, args, kwargs)
+                return self.composite(func, name, args, kwargs)
             tracer.call_start = len(tracer.ops)
             result = func(*_plain(args), **_plain(kwargs))
             if isinstance(result, Tensor | list | tuple):
@@ -248,13 +268,6 @@ class ShapeMode(TorchFunctionMode):
             return result
         finally:
             tracer.deaf = False
-
-    def _composite(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        self.axis_mode.inside = name
-        try:
-            return func(*_plain(args), **_plain(kwargs))
-        finally:
-            self.axis_mode.inside = None
 
 
 def _plain(item: Any) -> Any:

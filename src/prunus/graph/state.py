@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Slot:
     kind: str
     item: str | int | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         key = self.key if self.item is None else f"{self.key}[{self.item!r}]"
         return f"{self.module}.{key}" if self.module else key
@@ -45,13 +46,33 @@ class Held:
     tensor: Tensor
     slots: list[Slot]
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.slots[0].name
 
-    @property
+    @cached_property
     def kind(self) -> str:
         return self.slots[0].kind
+
+
+def named_modules(model: nn.Module, distinct: bool = False) -> list[tuple[str, nn.Module]]:
+    """Every module under every name, or `distinct` ones under the first; in torch's order.
+
+    `nn.Module.named_modules` is a generator in a generator for each level of nesting, which is felt here.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    while stack:
+        name, module = stack.pop()
+        if distinct and id(module) in seen:
+            continue
+        seen.add(id(module))
+        found.append((name, module))
+        prefix = f"{name}." if name else ""
+        children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
+        stack.extend(reversed(children))
+    return found
 
 
 def held_tensors(model: nn.Module) -> list[Held]:
@@ -68,18 +89,20 @@ def held_tensors(model: nn.Module) -> list[Held]:
             by_kind[slot.kind].append(held)
         held.slots.append(slot)
 
-    modules = list(model.named_modules(remove_duplicate=False))
+    modules = named_modules(model)
     for name, module in modules:
-        for key, value in module._parameters.items():
-            add(value, Slot(name, key, "parameter"))
+        for key, parameter in module._parameters.items():
+            add(parameter, Slot(name, key, "parameter"))
     for name, module in modules:
-        for key, value in module._buffers.items():
-            add(value, Slot(name, key, "buffer"))
+        for key, buffer in module._buffers.items():
+            add(buffer, Slot(name, key, "buffer"))
     for name, module in modules:
         for key, value in module.__dict__.items():
+            if key in _OWN or type(value) in _NUMBERS:
+                continue
             if isinstance(value, Tensor):
                 add(value, Slot(name, key, "attribute"))
-            elif type(value) in (dict, list) and key not in _REGISTRIES and len(value) <= MAX_ITEMS:
+            elif type(value) in (dict, list) and len(value) <= MAX_ITEMS:
                 for item, inner in value.items() if isinstance(value, dict) else enumerate(value):
                     if (
                         isinstance(inner, Tensor)
@@ -90,7 +113,9 @@ def held_tensors(model: nn.Module) -> list[Held]:
     return [*by_kind["parameter"], *by_kind["buffer"], *by_kind["attribute"]]
 
 
-_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_flat_weights"})
+_OWN = frozenset(nn.Module().__dict__) | {"_flat_weights"}
+"""What every module keeps for itself: registries, hooks, flags."""
+_NUMBERS = frozenset({int, float, bool, str, type(None)})
 MAX_ITEMS = 64
 
 
@@ -98,7 +123,7 @@ MAX_ITEMS = 64
 def swapped(model: nn.Module, replacements: list[tuple[Held, Tensor]]) -> Iterator[None]:
     """Put other tensors in the model's slots for a while."""
     undo: list[tuple[Any, str | int, Any]] = []
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(model))
     try:
         for held, tensor in replacements:
             for slot in held.slots:

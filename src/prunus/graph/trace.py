@@ -13,7 +13,7 @@ from ..errors import ArgumentTypeError, InputError, PruningError, TraceError
 from .capture import WAYS, input_tensors, output_tensors, run
 from .graph import Graph
 from .rules import load_rules
-from .state import Held, held_tensors
+from .state import Held, held_tensors, named_modules
 from .tracer import Tracer
 
 load_rules()
@@ -111,9 +111,10 @@ def run_once(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     ways: Sequence[str] = WAYS,
+    layout_only: bool = False,
 ) -> Traced:
     """Trace on the first kind of tensors that the model can run on."""
-    names = {id(module): name for name, module in model.named_modules()}
+    names = {id(module): name for name, module in named_modules(model, distinct=True)}
     devices = {item.tensor.device for item in held} | {t.device for t in input_tensors((args, kwargs))}
     if held and all(item.tensor.device.type == "meta" for item in held if item.kind == "parameter"):
         ways = ("meta",)
@@ -122,7 +123,7 @@ def run_once(
             how for how in ways if how != "meta"
         ]  # where devices, and caches kept by device, are not told apart
     for how in ways:
-        tracer = Tracer(names)
+        tracer = Tracer(names, layout_only)
         try:
             output = run(model, held, args, kwargs, tracer, training=False, how=how)
         except PruningError:

@@ -34,10 +34,15 @@ def _is_internal(filename: str) -> bool:
 
 
 class Tracer:
-    """Everything one trace learns about a model. Op rules call its methods and nothing else."""
+    """Everything one trace learns about a model. Op rules call its methods and nothing else.
 
-    def __init__(self, module_names: dict[int, str]) -> None:
+    With `layout_only`, how the dimensions are laid out is all that anybody will ask: no lines of code are
+    looked up, and no integers are followed through the code.
+    """
+
+    def __init__(self, module_names: dict[int, str], layout_only: bool = False) -> None:
         self.module_names = module_names
+        self.layout_only = layout_only
         self.ops: list[Op] = []
         self.outputs: list[Value] = []
         self.values: dict[str, Value] = {}
@@ -74,7 +79,7 @@ class Tracer:
         user: FrameType | None = None
         inner: FrameType | None = None
         module: str | None = None
-        if not self.running:
+        if not self.running or self.layout_only:
             return NOWHERE
         while frame is not None:
             code = frame.f_code

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..graph.attributes import get_attribute, set_attribute
-from ..graph.state import Held
+from ..graph.state import Held, named_modules
 from .slicing import Index, Removed, cut, join, whole
 
 Path = tuple[str | int, ...]
@@ -79,7 +79,7 @@ class Operation:
 
     def _hold_again(self, held: Held) -> None:
         """A tensor in a plain attribute may have been replaced by one that a forward pass made."""
-        modules = dict(self.model.named_modules(remove_duplicate=False))
+        modules = dict(named_modules(self.model))
         for slot in held.slots:
             space, key = slot.space(modules[slot.module])
             space[key] = held.tensor
@@ -164,6 +164,6 @@ class Operation:
     def current(self, tensors: Mapping[str, Tensor]) -> str | None:
         """The first tensor that no longer has the shape this operation gave it."""
         for name, shape in self.shapes.items():
-            if tuple(tensors[name].shape) != shape:
+            if name not in tensors or tuple(tensors[name].shape) != shape:
                 return name
         return None

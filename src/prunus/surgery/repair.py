@@ -10,7 +10,7 @@ from ..errors import SurgeryError
 from ..graph.axes import Node
 from ..graph.described import described
 from ..graph.polynomials import Attribute
-from ..graph.state import mode
+from ..graph.state import mode, named_modules
 from .operation import Operation
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def repair_described(operation: Operation, plan: Plan) -> None:
     """`in_features`, `num_channels` and so on of torch's layers, from the tensors they now hold."""
     used = plan.graph.used_attributes
     with mode(operation.model, False):
-        for name, module in operation.model.named_modules():
+        for name, module in named_modules(operation.model, distinct=True):
             for key, value in described(module):
-                if type(module.__dict__.get(key)) is int and (name, (key,)) not in used:
+                held = module.__dict__.get(key)
+                if type(held) is int and held != value and (name, (key,)) not in used:
                     operation.set(name, (key,), int(value))
 
 
@@ -70,7 +71,7 @@ def repair_by_size(operation: Operation, plan: Plan) -> None:
     """
     used = plan.graph.used_attributes
     changes = _changes_below(plan)
-    for name, module in operation.model.named_modules():
+    for name, module in named_modules(operation.model, distinct=True):
         table = changes.get(name)
         if not table or type(module).__module__.startswith("torch.nn.modules"):
             continue
@@ -95,6 +96,8 @@ def _changes_below(plan: Plan) -> dict[str, dict[tuple[str, int], set[int]]]:
     tables: dict[str, dict[tuple[str, int], set[int]]] = defaultdict(lambda: defaultdict(set))
     memo: dict[Node, int] = {}
     for alias, first in graph.aliases.items():
+        if first in plan.removed:
+            continue
         pairs: set[tuple[str, int, int]] = set()
         for node in graph.values[first].axes:
             pairs.add(("dim", node.size, graph.terms.size(node, plan.counts, memo)))
@@ -130,7 +133,8 @@ def repair(operation: Operation, plan: Plan) -> None:
     """Every integer of the model that pruning has made untrue."""
     from .config import repair_config
 
-    repair_solved(operation, plan)
+    if not plan.removed:  # otherwise it was done while the removed modules were there
+        repair_solved(operation, plan)
     repair_described(operation, plan)
     repair_by_size(operation, plan)
     repair_config(operation, plan)

@@ -80,7 +80,8 @@ def verify(plan: Plan, model: nn.Module, held: list[Held]) -> None:
 
     graph = plan.graph
     try:
-        after = run_once(model, held, graph.args, graph.kwargs, WAYS[WAYS.index(graph.how) :])
+        ways = WAYS[WAYS.index(graph.how) :]
+        after = run_once(model, held, graph.args, graph.kwargs, ways, layout_only=True)
     except PruningError as error:
         raise SurgeryError(
             f"the pruned model fails its forward ({error}); suspected: {_suspects(plan)}"
@@ -108,4 +109,5 @@ def verify(plan: Plan, model: nn.Module, held: list[Held]) -> None:
 def _suspects(plan: Plan) -> str:
     names = [axis.name for axis in plan.graph.axes if axis.node in plan.counts]
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"axes {listed}; ignore=[...] leaves an axis whole"
+    blocks = f"blocks {', '.join(plan.blocks[:5])}; " if plan.blocks else ""
+    return f"{blocks}axes {listed or 'none'}; ignore=[...] leaves an axis or block whole"
