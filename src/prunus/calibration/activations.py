@@ -18,7 +18,7 @@ from ..graph.capture import run
 from ..graph.graph import Graph
 from ..graph.terms import Terms
 from ..graph.tracer import Tracer
-from ..graph.values import Op, Value
+from ..graph.values import Value
 from ..importance.scoring import wide
 from .batches import Batch
 from .result import Read
@@ -62,9 +62,12 @@ class ReadingTracer(Tracer):
             held = {id(known) for known in self.values.values()}
             self._dependent = {id(given) for given in self._given} - held
         for op in self.ops[self._seen :]:
-            if any(self._knows(source) for source in op.inputs()):
+            sources = op.inputs()
+            # Memory is used again: what an operation allocates is not what was written there before.
+            self._written -= {out.storage for out in op.outs} - {source.storage for source in sources}
+            if any(self._knows(source) for source in sources):
                 self._dependent.update(id(out) for out in op.outs)
-                if _writes(op):
+                if op.func._schema.is_mutable:
                     self._written.update(out.storage for out in op.outs if out.storage)
         self._seen = len(self.ops)
         return self._knows(value)
@@ -72,10 +75,6 @@ class ReadingTracer(Tracer):
     def _knows(self, value: Value) -> bool:
         assert self._dependent is not None
         return id(value) in self._dependent or value.storage in self._written
-
-
-def _writes(op: Op) -> bool:
-    return bool(op.func._schema.is_mutable)
 
 
 def _sums(tensor: Tensor, dim: int) -> Sums:

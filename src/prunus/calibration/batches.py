@@ -25,33 +25,37 @@ class Batch:
     Attributes:
         target: the second of a pair; else the whole batch.
         size: number of samples, the first dimension of the first input tensor.
-        place: the position in the loader, for messages.
+        name: what to call it in messages: `batch 3`, by its position in the loader.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     target: Any
     size: int
-    place: int
+    name: str
 
     def leaves(self) -> list[Tensor]:
         """The tensors whose first dimension runs over the samples."""
         found = input_tensors((self.args, self.kwargs, self.target))
         return [tensor for tensor in found if self._is_per_sample(tensor)]
 
-    def with_leaves(self, leaves: list[Tensor], size: int) -> Batch:
-        """The same batch with other tensors in place of `leaves()`."""
+    def of_one(self, leaves: list[Tensor]) -> Batch:
+        """A batch of one sample, with its tensors in place of `leaves()`."""
         rest = iter(leaves)
 
         def change(tensor: Tensor) -> Tensor:
             return next(rest) if self._is_per_sample(tensor) else tensor
 
         args, kwargs, target = map_tensors((self.args, self.kwargs, self.target), change)
-        return replace(self, args=args, kwargs=kwargs, target=target, size=size)
+        return replace(
+            self, args=args, kwargs=kwargs, target=target, size=1, name=f"a single sample of {self.name}"
+        )
 
     def sample(self, index: int) -> Batch:
-        """A batch of one."""
-        return self.with_leaves([leaf[index : index + 1] for leaf in self.leaves()], 1)
+        """A batch of one of the samples."""
+        if self.size == 1:
+            return self
+        return self.of_one([leaf[index : index + 1] for leaf in self.leaves()])
 
     def _is_per_sample(self, tensor: Tensor) -> bool:
         return tensor.dim() > 0 and tensor.shape[0] == self.size
@@ -88,7 +92,7 @@ def read(item: Any, place: int, device: torch.device) -> Batch:
     tensors = [tensor for tensor in input_tensors((args, kwargs)) if tensor.dim() > 0]
     if not tensors or tensors[0].shape[0] == 0:
         raise InputError(f"batch {place} has no samples: {_FORMS}, its first dimension running over samples")
-    return Batch(args, kwargs, target, tensors[0].shape[0], place)
+    return Batch(args, kwargs, target, tensors[0].shape[0], f"batch {place}")
 
 
 def _moved(item: Any, device: torch.device) -> Any:

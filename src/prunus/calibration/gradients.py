@@ -112,7 +112,7 @@ class Gradients:
             if gradient is not None
         }
         if not gradients:
-            raise InputError(f"batch {batch.place}: the loss does not depend on any parameter of the model")
+            raise InputError(f"{batch.name}: the loss does not depend on any parameter of the model")
         return float(loss.detach()), gradients
 
     def _of_samples(self, batch: Batch, start: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -120,7 +120,7 @@ class Gradients:
         leaves = [leaf[start : start + count] for leaf in batch.leaves()]
 
         def one(parameters: list[Tensor], sample: list[Tensor]) -> Tensor:
-            return self._loss(batch.with_leaves([leaf[None] for leaf in sample], 1), parameters)
+            return self._loss(batch.of_one([leaf[None] for leaf in sample]), parameters)
 
         with _undisturbed(self.graph), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -149,23 +149,23 @@ class Gradients:
                 raise
             except Exception as error:
                 raise InputError(
-                    f"batch {batch.place}: the loss raised {type(error).__name__}: {error}. It is called as "
+                    f"{batch.name}: the loss raised {type(error).__name__}: {error}. It is called as "
                     "loss(output, target), or loss(output, batch) for a batch without target"
                 ) from error
 
     def _check(self, loss: Any, batch: Batch) -> None:
         if not isinstance(loss, Tensor):
-            raise InputError(f"batch {batch.place}: the loss returned {type(loss).__name__}, not a tensor")
+            raise InputError(f"{batch.name}: the loss returned {type(loss).__name__}, not a tensor")
         if loss.numel() != 1:
             raise InputError(
-                f"batch {batch.place}: the loss has shape {tuple(loss.shape)}, and must be a scalar: "
+                f"{batch.name}: the loss has shape {tuple(loss.shape)}, and must be a scalar: "
                 "take its mean over the samples"
             )
         if not torch.isfinite(loss.detach()).all():
             raise _not_finite(batch, float(loss.detach()))
         if not loss.requires_grad:
             raise InputError(
-                f"batch {batch.place}: the loss has no gradient: compute it from the model's output without "
+                f"{batch.name}: the loss has no gradient: compute it from the model's output without "
                 "detach() or torch.no_grad()"
             )
 
@@ -207,7 +207,7 @@ class Gradients:
 
 def refused(model: nn.Module, batch: Batch, error: Exception) -> TraceError:
     return TraceError(
-        f"{type(model).__name__} fails on batch {batch.place} of the loader: {type(error).__name__}: "
+        f"{type(model).__name__} fails on {batch.name} of the loader: {type(error).__name__}: "
         f"{error}. A batch is a tensor, (inputs, target) with inputs a tensor, a tuple or a dict, or a dict "
         "of keyword inputs; check shapes and dtypes by calling the model yourself"
     )
@@ -215,7 +215,7 @@ def refused(model: nn.Module, batch: Batch, error: Exception) -> TraceError:
 
 def _not_finite(batch: Batch, value: float) -> InputError:
     return InputError(
-        f"batch {batch.place}: the loss is {value}: check the model's outputs and the targets, or leave the "
+        f"{batch.name}: the loss is {value}: check the model's outputs and the targets, or leave the "
         "batch out"
     )
 

@@ -38,7 +38,7 @@ class CosineRedundancy(Importance):
         return {node: self._redundancy(scoring, node) for node in scoring.nodes}
 
     def _redundancy(self, scoring: Scoring, node: Node) -> Tensor:
-        members = [unit_rows(scoring.graph, name, dim, node) for name, dim in matrices(scoring, node)]
+        members = [unit_rows(scoring, name, dim, node) for name, dim in matrices(scoring, node)]
         lengths_MU = torch.stack([squares(rows).sqrt() for rows in members])
         order = lengths_MU.double().square().sum(0).sort(descending=True, stable=True).indices
         members = [[matrix[order] for matrix in rows] for rows in members]

@@ -28,9 +28,7 @@ class GeometricMedian(Importance):
 
     def members(self, scoring: Scoring) -> Members:
         return {
-            node: [
-                _distances(unit_rows(scoring.graph, name, dim, node)) for name, dim in matrices(scoring, node)
-            ]
+            node: [_distances(unit_rows(scoring, name, dim, node)) for name, dim in matrices(scoring, node)]
             for node in scoring.nodes
         }
 

@@ -22,11 +22,11 @@ ROWS = 256
 """Largest number of rows of a chunk: with few, hardly more than half of the symmetric matrix is computed."""
 
 
-def unit_rows(graph: Graph, name: str, dim: int, leaf: Node) -> list[Tensor]:
+def unit_rows(scoring: Scoring, name: str, dim: int, leaf: Node) -> list[Tensor]:
     """The weights of each unit of an axis in one parameter dimension, a matrix (U, F) an occurrence."""
-    tensor = graph.values[name]
-    weight = wide(graph.tensors()[name].detach())
-    return list(_rows(graph, tensor.axes[dim], weight.movedim(dim, 0).flatten(1), leaf))
+    graph = scoring.graph
+    weight = wide(scoring.parameters()[name].detach())
+    return list(_rows(graph, graph.values[name].axes[dim], weight.movedim(dim, 0).flatten(1), leaf))
 
 
 def _rows(graph: Graph, node: Node, block: Tensor, leaf: Node) -> Iterator[Tensor]:
