@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentTypeError, CheckpointError
+from ..surgery.blocks import Skip
 from . import manifest as manifests
 from .build import build
 from .files import as_folder, read_bounded, regular_file, sha256
@@ -59,16 +60,17 @@ def load(model_or_factory: nn.Module | Callable[[], nn.Module], folder: str | os
     with torch.inference_mode(False), torch.no_grad(), opened(weights) as reader:
         reader.check(manifest.tensors)
         model = model_or_factory if isinstance(model_or_factory, nn.Module) else build(model_or_factory)
-        structure = structure_of(model)
-        matcher = Matcher(manifest, structure)
-        matcher.check_modules()
-        assignments = matcher.assignments()
-        scalars = Scalars(structure.modules)
-        attributes = list(scalars.replaced(matcher.numbers(scalars)))
-        _check_content(weights, manifest)
-        values = _read(reader, assignments)
         changes = Changes()
         try:
+            _remove_blocks(model, manifest, changes)
+            structure = structure_of(model)
+            matcher = Matcher(manifest, structure)
+            matcher.check_modules()
+            assignments = matcher.assignments()
+            scalars = Scalars(structure.modules)
+            attributes = list(scalars.replaced(matcher.numbers(scalars)))
+            _check_content(weights, manifest)
+            values = _read(reader, assignments)
             fill(structure, assignments, values, changes)
             for module, key, value in attributes:
                 changes.put(module.__dict__, key, value)
@@ -78,6 +80,25 @@ def load(model_or_factory: nn.Module | Callable[[], nn.Module], folder: str | os
             changes.undo()
             raise
     return model
+
+
+def _remove_blocks(model: nn.Module, manifest: Manifest, changes: Changes) -> None:
+    """Put what stands for removed modules in their places; those it names have to be there."""
+    if not manifest.blocks:
+        return
+    structure = structure_of(model)
+    matcher = Matcher(manifest, structure)
+    stand_ins: dict[int, Skip] = {}
+    for name, template in manifest.blocks.items():
+        module = structure.modules.get(name)
+        if module is None or not name:
+            matcher.refuse(f"its block {name!r} was removed, and this model has none of that name")
+        if not isinstance(module, Skip):
+            stand_ins.setdefault(id(module), Skip(module, template))
+    for parent in list(structure.modules.values()):
+        for key, child in list(parent._modules.items()):
+            if child is not None and id(unwrapped(child)) in stand_ins:
+                changes.put(parent._modules, key, stand_ins[id(unwrapped(child))])
 
 
 def _check_size(path: Path, manifest: Manifest) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ..surgery.blocks import Template, as_data
 from .scalars import Key
 from .structure import Item
 
@@ -57,6 +58,8 @@ class Manifest:
         items: the module, attribute and key of those that lie in a dict or list.
         integers: the positive ones that modules hold; `floats` the finite ones.
         history: the plans that the model has been through.
+        blocks: for each module that stands for a removed one, what it returns (see
+            `prunus.graph.blocks.Template`); absent in the files where there is none.
     """
 
     model: str
@@ -69,6 +72,7 @@ class Manifest:
     integers: dict[Key, int]
     floats: dict[Key, float]
     history: list[dict[str, Any]]
+    blocks: dict[str, Template] = field(default_factory=dict)
 
 
 def is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
@@ -101,6 +105,8 @@ def as_text(manifest: Manifest, versions: Mapping[str, str]) -> str:
         "floats": [[module, list(path), value] for (module, path), value in manifest.floats.items()],
         "history": manifest.history,
     }
+    if manifest.blocks:
+        data["blocks"] = {name: as_data(template) for name, template in manifest.blocks.items()}
     data["checksum"] = checksum(data)
     return "{\n" + ",\n".join(f"{json.dumps(key)}: {_block(value)}" for key, value in data.items()) + "\n}\n"
 

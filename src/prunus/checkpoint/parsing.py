@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from ..errors import CheckpointError
+from ..surgery.blocks import Template, from_data
 from .manifest import DTYPES, FORMAT, NAME, VERSION, Manifest, TensorRecord, Weights, checksum, is_dense
 from .scalars import Key, is_size
 from .structure import Item
@@ -54,6 +55,7 @@ def parse(content: bytes) -> Manifest:
         integers=dict(_integer(item) for item in _field(data, "integers", list)),
         floats=dict(_float(item) for item in _field(data, "floats", list)),
         history=[_plan(item) for item in _field(data, "history", list)],
+        blocks=_blocks(data),
     )
     for alias, name in manifest.aliases.items():
         if alias in manifest.tensors or name not in manifest.tensors:
@@ -200,6 +202,12 @@ def _plan(data: Any) -> dict[str, Any]:
     for name in _of_type(data.get("added", []), list, "history"):
         _of_type(name, str, "history")
     return dict(data)
+
+
+def _blocks(data: Mapping[str, Any]) -> dict[str, Template]:
+    """What stands for removed modules, if there are any."""
+    found = _field(data, "blocks", dict) if "blocks" in data else {}
+    return {name: from_data(item) for name, item in found.items()}
 
 
 def _check_path(path: list[Any], where: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import plan as plans
 from ..errors import ArgumentTypeError, CheckpointError
+from ..surgery.blocks import Skip
 from . import manifest as manifests
 from .files import Writer, as_folder, read_bounded, writable_folder
 from .manifest import Manifest, Weights
@@ -79,6 +80,7 @@ def _describe(model: nn.Module) -> tuple[Manifest, dict[str, Tensor]]:
         integers=scalars.integers(),
         floats=scalars.floats(),
         history=history_of(model),
+        blocks={name: item.template for name, item in structure.modules.items() if isinstance(item, Skip)},
     )
     return described, tensors
 

@@ -32,7 +32,10 @@ def make_plan(graph: Graph, request: Request) -> Plan:
     if isinstance(request.ratio, Mapping):
         _check_moved(graph, request.ratio, wanted, groups)
     nodes = [node for group in groups for node in group.nodes]
-    ranked = scores(graph, nodes, request.importance, request.seed) if nodes else {}
+    live = [node for node in nodes if graph.by_node[node].members]
+    ranked = scores(graph, live, request.importance, request.seed) if live else {}
+    for node in nodes:  # of removed blocks: they move with what their sizes are tied to, whatever their units
+        ranked.setdefault(node, torch.ones(node.size, dtype=torch.float64))
     if request.budget is not None and request.budget.latency is not None:
         return _latency_plan(graph, groups, ranked, request.budget)
     return _plan(graph, groups, ranked, _kept(graph, groups, ranked, request))

@@ -24,7 +24,8 @@ class Skip(nn.Module):
     """Takes the place of a removed module and returns what it would return with its branches zeroed.
 
     It has no parameters. Numbers, flags and strings that the module held are kept, those of its children
-    too, since code outside may read them (`layer.attention_type`, `layers[0].self_attn.batch_first`).
+    too, since code outside may read them (`layer.attention_type`, `layers[0].self_attn.batch_first`); where
+    it held tensors, there is None.
 
     Attributes:
         replaced: class name of the removed module.
@@ -47,12 +48,13 @@ class Skip(nn.Module):
 
 
 def _remains(module: nn.Module) -> SimpleNamespace:
-    """The plain attributes of a module and, by name, those of its children."""
+    """The plain attributes of a module, None for its tensors and, by name, the same of its children."""
     found: dict[str, Any] = {
         key: value
         for key, value in module.__dict__.items()
         if key not in _OWN and isinstance(value, _PLAIN) and not key.startswith("__")
     }
+    found.update(dict.fromkeys([*module._parameters, *module._buffers]))
     for name, child in module.named_children():
         found[name] = _remains(child)
     return SimpleNamespace(**found)
