@@ -8,6 +8,7 @@ beside the original, by turns, and the line is drawn again through what was meas
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from ..select.budget import Budget, BudgetSolver, Kept
 from ..select.groups import Group
 from ..select.knapsack import Knapsack, Meter, Rungs, Term, exact_meters, rungs_of, shares_lost
 from .clock import Clock
-from .measure import device_of, interleaved
 from .model import LatencyModel, OpCost
 from .table import LatencyTable
+from .timing import device_of, interleaved
 
 ROUNDS = 5
 """The most candidates that are built and timed."""
@@ -150,7 +151,8 @@ class LatencyPlanner:
         slope, offset = before / full, 0.0
         tried: list[_Candidate] = []
         for _ in range(ROUNDS):
-            kept, by_table, reached = self._choose((AIM * limit - offset) / slope)
+            aim = math.inf if before <= limit else (AIM * limit - offset) / slope
+            kept, by_table, reached = self._choose(aim)
             if any(kept == other.kept for other in tried):
                 break
             if kept == whole:

@@ -15,7 +15,9 @@ from ..graph.terms import Terms
 from ..graph.values import Op, Value
 from .operands import Operand
 
-_FREE = frozenset({"_unsafe_view", "lift_fresh", "_local_scalar_dense"})
+_FREE = frozenset("_unsafe_view unsafe_split unsafe_split_with_sizes lift_fresh _local_scalar_dense".split())
+"""Operations that copy nothing although their schemas do not say so."""
+
 _MOVED = frozenset({"t", "transpose", "permute", "expand", "detach", "alias"})
 """Views after which a tensor lies in memory otherwise than its shape says."""
 
@@ -238,7 +240,17 @@ def _trailing(args: Args, outs: Shapes) -> dict[str, Any]:
 
 def _group_norm(args: Args, outs: Shapes) -> dict[str, Any]:
     n, c, *rest = args["input"].shape
-    return {"N": n, "C": c, "HxW": math.prod(rest), "group": math.gcd(c, int(args["group"]))}
+    return {"N": n, "C": c, "HxW": math.prod(rest), "group": outs[1][1]}
+
+
+def _padding(args: Args, outs: Shapes) -> dict[str, Any]:
+    """The same share on either side of what each padded dimension grows by; innermost first."""
+    pad = [int(p) for p in args["pad"]]
+    for pair, (size, out) in enumerate(zip(args["self"].shape[::-1], outs[0][::-1], strict=True)):
+        if 2 * pair + 1 < len(pad) and (both := pad[2 * pair] + pad[2 * pair + 1]):
+            before = pad[2 * pair] * (out - size) // both
+            pad[2 * pair : 2 * pair + 2] = [before, out - size - before]
+    return {"pad": pad}
 
 
 def _out_size(args: Args, outs: Shapes) -> dict[str, Any]:
@@ -249,6 +261,7 @@ _FOLLOW: dict[str, Callable[[Args, Shapes], dict[str, Any]]] = {
     **dict.fromkeys(("convolution", "_convolution"), _convolution),
     **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _trailing),
     "native_group_norm": _group_norm,
+    "constant_pad_nd": _padding,
     **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full"), _out_size),
 }
 """Operations with arguments that follow the sizes of their tensors."""

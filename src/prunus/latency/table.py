@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .clock import Clock, clock_for
 from .folder import TimesFile, cache_folder, machine_key
-from .measure import quiet
 from .operands import Operand, OperandMaker
 from .progress import Spinner
 from .replay import Request
+from .timing import quiet
 
 SAMPLES = 9
 LEAST_SAMPLES = 3
@@ -53,7 +53,7 @@ class LatencyTable:
         self.times = self.file.read()
         self.measured = 0
         self._fresh: dict[str, float] = {}
-        self._failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self._maker = OperandMaker(self.device)
         self._saved = time.monotonic()
         self.spinner = Spinner(progress)
@@ -62,14 +62,14 @@ class LatencyTable:
         """Milliseconds of one call; None where it cannot be replayed on random tensors."""
         key = str(request)
         known = self.times.get(key)
-        if known is not None or key in self._failed:
+        if known is not None or key in self.failed:
             return known
         self.spinner.show(f"timing {request.func} ({self.measured} operations so far)")
         try:
             with quiet([], self.device):
                 seconds = self._measure(request)
         except Exception as error:  # arguments that depend on values that random tensors do not have
-            self._failed[key] = f"{type(error).__name__}: {error}"
+            self.failed[key] = f"{type(error).__name__}: {error}"
             return None
         self.measured += 1
         self.times[key] = self._fresh[key] = seconds * 1e3

@@ -254,7 +254,7 @@ class Knapsack:
                     savings = [meter.saving(kept, group, rungs.kept[rung]) for meter in self.meters]
                     if all(meter.excess - s <= 0 for meter, s in zip(self.meters, savings, strict=True)):
                         spent = sum(
-                            max(-s, 0.0) / max(abs(meter.limit), 1e-12)
+                            max(-s, 0.0) / max(abs(meter.total), 1e-12)
                             for meter, s in zip(self.meters, savings, strict=True)
                         )
                         gain = rungs.lost[self.at[group]] - rungs.lost[rung]
