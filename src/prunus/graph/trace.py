@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentTypeError, InputError, PruningError, TraceError
 from .capture import WAYS, input_tensors, output_tensors, run
+from .collection import no_collection
 from .graph import Graph
 from .rules import load_rules
 from .state import Held, held_tensors, named_modules
@@ -19,6 +20,7 @@ from .tracer import Tracer
 load_rules()
 
 
+@no_collection()
 def trace(model: nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None) -> Graph:
     """Find out which dimensions of a model's tensors are tied to each other.
 
