@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .aliases import Record
+from .aliases import Record, plain_name
 from .axes import leaves
 from .branches import join_of
 from .calls import Calls, ModuleCall, Source, record_calls
@@ -244,13 +244,13 @@ class BlockTable:
         """Whether a module itself adds two things that both come from its input, and its children do not."""
         call = calls[0]
         y = main_output(call)
-        if not call.inputs or len(calls) > 1 or y is None:
+        if not call.inputs or y is None:
             return False
         x = call.inputs[0][1]
         sums = [
             op
             for op in self.record.ops[call.start : call.stop]
-            if op.name in ("add", "add_") and len(op.inputs()) == 2 and op.outs[0].shape in (x.shape, y.shape)
+            if plain_name(op) in ("add", "sub") and len(op.inputs()) == 2 and op.outs[0].shape in (x.shape, y.shape)
         ]
         if not sums:
             return False

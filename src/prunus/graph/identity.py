@@ -195,7 +195,8 @@ def _check_axes(passage: Passage, calls: Calls) -> None:
     """Dimensions that weights run over are the same axes before and after."""
 
     def differ(a: Node, b: Node) -> bool:
-        return find(a) is not find(b) and bool(calls.weighted & {*leaves(a), *leaves(b)})
+        before, after = list(leaves(a)), list(leaves(b))
+        return find(a) is not find(b) and before != after and bool(calls.weighted & {*before, *after})
 
     if any(differ(a, b) for a, b in zip(passage.y.axes, passage.x.axes, strict=True)):
         raise Refusal("its output has other axes than its input")
