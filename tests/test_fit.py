@@ -175,7 +175,7 @@ def test_a_finished_run_is_loaded_and_not_run_again(tmp_path: Path) -> None:
     assert whole.checkpoint is not None
     rebuilt = prunus.load(Net, whole.checkpoint)
     assert all(torch.equal(value, before[name]) for name, value in rebuilt.state_dict().items())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", f"step-{STEPS:04d}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"prunus-step-{STEPS:04d}", "run.json"]
 
 
 def test_costs_follow_the_schedule() -> None:

@@ -120,7 +120,7 @@ def test_a_save_that_is_cut_off_loses_nothing(
     found = run(tmp_path / "cut")
     for one, other in zip(expected.parameters(), found.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["run.json", "step-0003"]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["prunus-step-0003", "run.json"]
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

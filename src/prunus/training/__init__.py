@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from .epochs import Epochs
 from .fitting import fit
+from .group_lasso import GroupLasso
+from .growing import GrowingRegularization
 from .history import Fitted, Step
 from .schedules import Schedule, agp, exponential, linear, one_shot
+from .slimming import BatchNormL1
 from .stepping import IterativePruning
 
 __all__ = [
+    "BatchNormL1",
     "Epochs",
     "Fitted",
+    "GroupLasso",
+    "GrowingRegularization",
     "IterativePruning",
     "Schedule",
     "Step",

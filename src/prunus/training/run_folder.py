@@ -27,7 +27,7 @@ from .plain_data import decoded, encoded
 
 FORMAT, VERSION = "prunus-run", 1
 RECORD, STATE, TENSORS = "run.json", "state.json", "state.safetensors"
-_STEP = re.compile(r"step-\d{4,}")
+_STEP = re.compile(r"prunus-step-\d{4,}")
 
 
 class RunFolder:
@@ -138,7 +138,7 @@ class RunFolder:
 
 
 def _step_name(record: Mapping[str, Any]) -> str:
-    return f"step-{record['step']:04d}"
+    return f"prunus-step-{record['step']:04d}"
 
 
 def _write(path: Path, text: str) -> None:
