@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import TracebackType
 from typing import Any
 
@@ -13,8 +14,11 @@ class Progress:
         self.steps = steps
         self._bar: Any = None
         if show:
+            state = random.getstate()  # rich draws from it while it is imported
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
+
+            random.setstate(state)
 
             self._bar = Bar(
                 TextColumn("{task.description}"),
