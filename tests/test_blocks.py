@@ -71,7 +71,7 @@ def test_asking_leaves_no_trace() -> None:
     torch.set_rng_state(state)
 
 
-# --- what comes after the addition -------------------------------------------------------------------------
+# --- what comes after the addition ---------------------------------------------------------------------
 
 
 def test_relu_after_the_sum_needs_an_input_that_is_not_negative() -> None:
@@ -164,7 +164,7 @@ def test_views_that_are_undone_do_not_matter_and_others_do() -> None:
         assert (found["1"] is None) == undo
 
 
-# --- what else leaves the block ------------------------------------------------------------------------------
+# --- what else leaves the block ------------------------------------------------------------------------
 
 
 def test_no_residual_another_shape_and_several_calls() -> None:
@@ -252,7 +252,7 @@ def test_position_codes_and_added_inputs_are_no_blocks() -> None:
     ]
 
 
-# --- structures ----------------------------------------------------------------------------------------------
+# --- structures ----------------------------------------------------------------------------------------
 
 
 def test_stacks_are_not_blocks_and_inner_blocks_are_listed() -> None:
@@ -292,7 +292,7 @@ def test_branches_of_one_big_forward() -> None:
     assert found == {"mlps.0": "branch", "mlps.1": "branch"}
 
 
-# --- models from elsewhere -----------------------------------------------------------------------------------
+# --- models from elsewhere -----------------------------------------------------------------------------
 
 
 def removable(model: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> list[str]:

@@ -291,7 +291,15 @@ class Graph:
         return self._whole_cost.at({}) if plan is None else plan.graph.cost_model.at(plan.counts)
 
     def check_current(self) -> None:
-        for item in self.held:
+        """Raise a `PlanError` where the model's modules or shapes are not those that were traced."""
+        modules = dict(named_modules(self.model))
+        for item in self.all_held:
+            for slot in item.slots:
+                if modules.get(slot.module) is not self.module_names[slot.module]:
+                    raise PlanError(
+                        f"the model has changed since it was traced ({slot.module!r} is another module now, "
+                        "or gone): trace it again"
+                    )
             if tuple(item.tensor.shape) != self.shapes[item.name]:
                 raise PlanError(
                     f"the model has changed since it was traced ({item.name!r} is "

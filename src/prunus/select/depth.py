@@ -170,7 +170,7 @@ def _named(graph: Graph, depth: Any, ignored: Sequence[str]) -> list[Block]:
         for other in chosen.values():
             if other is not block and other.holds(block.name):
                 raise InputError(
-                    f"{block.name!r} lies inside {other.name!r}, which goes as a whole: name one"
+                    f"{block.name!r} lies in {other.name!r}, which goes as a whole: name one"
                 )
     return _in_order(list(chosen.values()))
 
