@@ -16,8 +16,6 @@ from ..graph.graph import Graph
 from ..graph.state import mode
 from ..surgery.blocks import find_input
 
-EPSILON = 1e-12
-
 
 def block_influence(graph: Graph, loader: Iterable[Any], batches: int | None = None) -> dict[Block, float]:
     """Measure how much each removable block changes its input: `1 - E[cos(x, y)]`.
@@ -148,6 +146,6 @@ def _cosines(x: Tensor, y: Tensor, features: tuple[int, ...]) -> Tensor:
     x, y = x.double(), y.double()
     dot = (x * y).sum(features)
     norms = x.square().sum(features).sqrt() * y.square().sum(features).sqrt()
-    same = (x == y).all(features[0]) if len(features) == 1 else (x == y).all()
-    cosines = torch.where(norms > EPSILON, dot / norms.clamp_min(EPSILON), same.to(dot.dtype))
+    same = (x == y).all(features[0])
+    cosines = torch.where(norms == 0, same.to(dot.dtype), dot / norms)
     return torch.stack([cosines.sum(), torch.full_like(cosines.sum(), cosines.numel())]).cpu()
