@@ -17,7 +17,16 @@ from torch import nn
 import prunus
 from prunus.importance import scores
 from prunus.select.groups import Group, choose_groups
-from prunus.select.knapsack import Knapsack, Meter, Rungs, Term, exact_meters, rungs_of, shares_lost
+from prunus.select.knapsack import (
+    Knapsack,
+    Meter,
+    Rungs,
+    Term,
+    exact_meters,
+    kept_by_knapsack,
+    rungs_of,
+    shares_lost,
+)
 
 
 def log_rungs(units: int) -> Rungs:
@@ -221,6 +230,8 @@ def test_the_greedy_on_parameters_meets_their_budget_exactly() -> None:
     sack = Knapsack(rungs, [meter])
     assert sack.solve()
     assert meter.total <= full // 2
+    assert kept_by_knapsack(graph, groups, ranked, {"params": full // 2}) == sack.kept
+    assert kept_by_knapsack(graph, groups, ranked, {"params": 3}) is None
     best = min(
         rungs[0].lost[i] + rungs[1].lost[j]
         for i, j in itertools.product(range(len(rungs[0].kept)), range(len(rungs[1].kept)))

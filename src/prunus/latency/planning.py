@@ -33,6 +33,9 @@ ROUNDS = 5
 TOLERANCE = 0.02
 """How far below the limit a candidate may end; as far above is within the noise of measuring."""
 
+MISSED = 0.1
+"""Above the limit by more than this after all rounds, the budget counts as out of reach."""
+
 AIM = 0.99
 """The share of the limit that is aimed at, so that noise seldom leads above it."""
 
@@ -112,10 +115,8 @@ class LatencyPlanner:
         self.table = table or LatencyTable(device)
         self.original = _copied(graph.model)
         self.rungs: list[Rungs] = [shares_lost(graph, group, rungs_of(group), ranked) for group in groups]
-        self.model = LatencyModel(graph, [node for group in groups for node in group.nodes], self.table)
-        self.terms = self._terms()
 
-    def _terms(self) -> list[Term]:
+    def _terms(self, model: LatencyModel) -> list[Term]:
         owner = {node: index for index, group in enumerate(self.groups) for node in group.nodes}
 
         def term(op: OpCost, times: int) -> Term:
@@ -130,7 +131,7 @@ class LatencyPlanner:
 
             return Term(frozenset(index for _, index, _ in own), cost)
 
-        return [term(op, times) for op, times in self.model.costs]
+        return [term(op, times) for op, times in model.costs]
 
     def solve(self) -> tuple[Kept, Latency]:
         """Units kept of each group, and what was measured.
@@ -139,20 +140,23 @@ class LatencyPlanner:
             BudgetError: the budget cannot be met; the smallest latency that was reached is named.
         """
         try:
-            return self._closed_loop()
+            nodes = [node for group in self.groups for node in group.nodes]
+            model = LatencyModel(self.graph, nodes, self.table)
+            return self._closed_loop(model)
         finally:
             self.table.save()
 
-    def _closed_loop(self) -> tuple[Kept, Latency]:
+    def _closed_loop(self, model: LatencyModel) -> tuple[Kept, Latency]:
         whole: Kept = {index: group.units for index, group in enumerate(self.groups)}
-        full = max(self.model.total({}), 1e-9)
+        full = max(model.total({}), 1e-9)
+        terms = self._terms(model)
         before = statistics.median(row[0] for row in self._time([self.original]))
         limit = self.budget.latency_limit(before)
         slope, offset = before / full, 0.0
         tried: list[_Candidate] = []
         for _ in range(ROUNDS):
             aim = math.inf if before <= limit else (AIM * limit - offset) / slope
-            kept, by_table, reached = self._choose(aim)
+            kept, by_table, reached = self._choose(Meter(aim, terms, model.fixed, NOISE))
             if any(kept == other.kept for other in tried):
                 break
             if kept == whole:
@@ -169,9 +173,8 @@ class LatencyPlanner:
                 offset = candidate.before - slope * full
         return self._best(tried, full)
 
-    def _choose(self, aim: float) -> tuple[Kept, float, bool]:
+    def _choose(self, latency: Meter) -> tuple[Kept, float, bool]:
         """The knapsack under a limit of the table's sum; whether it got there, or ended before."""
-        latency = Meter(aim, self.terms, self.model.fixed, NOISE)
         exact = exact_meters(self.graph, self.groups, self.budget.targets(self.graph.cost()))
         sack = Knapsack(self.rungs, [latency, *exact])
         reached = sack.solve()
@@ -197,14 +200,14 @@ class LatencyPlanner:
 
     def _best(self, tried: Sequence[_Candidate], full: float) -> tuple[Kept, Latency]:
         fitting = [item for item in tried if item.excess <= TOLERANCE]
-        if not fitting:
-            least = min(tried, key=lambda item: item.after / item.before)
+        least = min(tried, key=lambda item: item.excess)
+        if not fitting and least.excess > MISSED:
             raise BudgetError(
                 f"the budget cannot be met: latency {least.limit:.4g} ms (smallest reached: "
                 f"{least.after:.4g} ms, {least.after / least.before:.4f} of {least.before:.4g} ms). "
                 "Raise it, or ignore fewer axes"
             )
-        best = max(fitting, key=lambda item: item.by_table)
+        best = max(fitting, key=lambda item: item.by_table) if fitting else least
         predicted = best.by_table * best.before / full
         return best.kept, Latency(best.before, best.after, best.limit, predicted, len(tried))
 

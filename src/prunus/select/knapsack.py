@@ -79,8 +79,9 @@ class Meter:
 
     def believed(self, saving: float, group: int) -> float:
         """A saving, or 0 where it is within the noise of what it was computed from."""
-        floor = self.noise * sum(self._now[number] for number in self._touching[group])
-        return saving if abs(saving) > floor else 0.0
+        if self.noise and abs(saving) <= self.noise * sum(self._now[n] for n in self._touching[group]):
+            return 0.0
+        return saving
 
     def move(self, kept: Mapping[int, int], group: int) -> None:
         """Take note that a group has moved to `kept[group]`."""
@@ -165,11 +166,24 @@ def exact_meters(graph: Graph, groups: Sequence[Group], limits: Mapping[str, flo
     return meters
 
 
+def kept_by_knapsack(
+    graph: Graph, groups: Sequence[Group], ranked: Mapping[Node, Tensor], limits: Mapping[str, float]
+) -> dict[int, int] | None:
+    """Units kept of each group under limits of `graph.cost()`; None where the greedy gets stuck above."""
+    rungs = [shares_lost(graph, group, rungs_of(group), ranked) for group in groups]
+    sack = Knapsack(rungs, exact_meters(graph, groups, limits))
+    return sack.kept if sack.solve() else None
+
+
 class Knapsack:
     """Greedy choice of the units that each group keeps, under the limits of all meters at once.
 
     Each step takes the cut with the least loss per share of what still has to be saved. When all limits
     are met, units are given back where they fit, most importance first.
+
+    Steps are found lazily: a group's savings are computed again only when, as last known, it is the best.
+    That finds the best of all, since a cut saves less the more its neighbours have been cut (and giving
+    back costs more the more they have been given back).
     """
 
     def __init__(self, rungs: Sequence[Rungs], meters: Sequence[Meter]) -> None:
@@ -177,6 +191,7 @@ class Knapsack:
         self.meters = meters
         self.at = [0] * len(rungs)
         self._savings: dict[int, dict[int, list[float]]] = {}
+        self._stale: set[int] = set()
 
     @property
     def kept(self) -> dict[int, int]:
@@ -194,12 +209,25 @@ class Knapsack:
         """Cut until all limits are met, then fill up; False where no cut saves any more before that."""
         for meter in self.meters:
             meter.start(self.kept)
-        while not self.met:
-            step = self._best_cut()
+        if not self._repeat(self._best_cut, until=lambda: self.met):
+            return False
+        self._repeat(self._best_return, until=lambda: False)
+        return True
+
+    def _repeat(self, best: Callable[[], tuple[int, int] | None], until: Callable[[], bool]) -> bool:
+        """Take the best step again and again; False where there is none any more."""
+        self._savings.clear()
+        self._stale.clear()
+        while not until():
+            step = best()
             if step is None:
                 return False
-            self._move(*step)
-        self._fill()
+            group, rung = step
+            if group in self._stale:
+                self._stale.discard(group)
+                del self._savings[group]
+            else:
+                self._move(group, rung)
         return True
 
     def _move(self, group: int, rung: int) -> None:
@@ -207,37 +235,43 @@ class Knapsack:
         kept = self.kept
         for meter in self.meters:
             meter.move(kept, group)
-            for other in meter.neighbours(group):
-                self._savings.pop(other, None)
+            self._stale |= meter.neighbours(group)
+        self._stale.discard(group)
         self._savings.pop(group, None)
+
+    def _saving(self, group: int, rung: int, kept: Mapping[int, int]) -> list[float]:
+        known = self._savings.setdefault(group, {})
+        if rung not in known:
+            known[rung] = [meter.saving(kept, group, self.rungs[group].kept[rung]) for meter in self.meters]
+        return known[rung]
 
     def _best_cut(self) -> tuple[int, int] | None:
         best: tuple[float, float, int, int] | None = None
         kept = self.kept
         for group, rungs in enumerate(self.rungs):
-            known = self._savings.setdefault(group, {})
             here = self.at[group]
             found = False
             for rung in range(here + 1, len(rungs.kept)):
                 if found and rung > here + LOOKAHEAD:
                     break
-                if rung not in known:
-                    known[rung] = [
-                        meter.believed(meter.saving(kept, group, rungs.kept[rung]), group)
-                        for meter in self.meters
-                    ]
-                worth, surplus = self._worth(known[rung])
+                worth, surplus = self._worth(group, self._saving(group, rung, kept))
                 if worth > 0:
                     found = True
                     key = ((rungs.lost[rung] - rungs.lost[here]) / worth, -surplus, group, rung)
                     best = key if best is None or key < best else best
+        if best is None and self._stale:
+            for group in self._stale:
+                self._savings.pop(group, None)
+            self._stale.clear()
+            return self._best_cut()
         return None if best is None else best[2:]
 
-    def _worth(self, savings: Sequence[float]) -> tuple[float, float]:
+    def _worth(self, group: int, savings: Sequence[float]) -> tuple[float, float]:
         """The share of all excess that a cut removes, where what goes below a limit counts for nothing,
         and the same with that, for cuts that are worth the same: it is room for giving units back."""
         worth = surplus = 0.0
-        for meter, saved in zip(self.meters, savings, strict=True):
+        for meter, exactly in zip(self.meters, savings, strict=True):
+            saved = meter.believed(exactly, group)
             if meter.excess > 0:
                 worth += min(saved / meter.excess, 1.0)
                 surplus += saved / meter.excess
@@ -245,21 +279,18 @@ class Knapsack:
                 return 0.0, 0.0
         return worth, surplus
 
-    def _fill(self) -> None:
-        while True:
-            best: tuple[float, int, int] | None = None
-            kept = self.kept
-            for group, rungs in enumerate(self.rungs):
-                for rung in range(self.at[group]):
-                    savings = [meter.saving(kept, group, rungs.kept[rung]) for meter in self.meters]
-                    if all(meter.excess - s <= 0 for meter, s in zip(self.meters, savings, strict=True)):
-                        spent = sum(
-                            max(-s, 0.0) / max(abs(meter.total), 1e-12)
-                            for meter, s in zip(self.meters, savings, strict=True)
-                        )
-                        gain = rungs.lost[self.at[group]] - rungs.lost[rung]
-                        key = (gain / (spent + 1e-9), group, rung)
-                        best = key if best is None or key > best else best
-            if best is None:
-                return
-            self._move(best[1], best[2])
+    def _best_return(self) -> tuple[int, int] | None:
+        best: tuple[float, int, int] | None = None
+        kept = self.kept
+        for group, rungs in enumerate(self.rungs):
+            for rung in range(self.at[group]):
+                spent = 0.0
+                for meter, saved in zip(self.meters, self._saving(group, rung, kept), strict=True):
+                    if meter.excess - saved > 0:
+                        break
+                    spent += max(-saved, 0.0) / max(abs(meter.total), 1e-12)
+                else:
+                    gain = rungs.lost[self.at[group]] - rungs.lost[rung]
+                    key = (gain / (spent + 1e-9), group, rung)
+                    best = key if best is None or key > best else best
+        return None if best is None else best[1:]
