@@ -291,6 +291,33 @@ def test_budget_removes_as_few_blocks_as_it_can() -> None:
         graph.plan(depth="budget", budget=prunus.Budget(macs=full - 4 * each - 1))
 
 
+def test_latency_budget_is_timed_on_copies() -> None:
+    model = nn.Sequential(*(Slow() for _ in range(4)), nn.Linear(8, 3))
+    x = torch.randn(2, 8)
+    before = Snapshot.of(model)
+    plan = prunus.trace(model, x).plan(depth="budget", budget=prunus.Budget(latency=0.6))
+    assert len(plan.blocks) == 2
+    assert plan.latency is not None
+    assert plan.latency.after <= 0.62 * plan.latency.before
+    assert not before.differences(model, identity=True)
+    with pytest.raises(prunus.errors.BudgetError, match="smallest reached"):
+        prunus.trace(model, x).plan(depth="budget", budget=prunus.Budget(latency="1 us"))
+
+
+class Slow(nn.Module):
+    """A block that takes a while, whatever its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.f(x)
+        for _ in range(200):
+            h = h * 1.0
+        return x + h
+
+
 def test_fixed_depth_beside_a_budget_that_it_meets_alone_cuts_no_widths() -> None:
     model, x = graded()
     plan = prunus.trace(model, x).plan(depth=3, budget=prunus.Budget(macs=0.5))
@@ -462,6 +489,7 @@ def test_damaged_templates_are_refused(template: Any) -> None:
         ({"depth": "budget"}, prunus.errors.InputError, "needs budget"),
         ({"depth": "budget", "ratio": 0.5}, prunus.errors.InputError, "needs budget"),
         ({"depth": 1, "ratio": 0.5, "budget": prunus.Budget(macs=0.5)}, prunus.errors.InputError, "either"),
+        ({"depth": 1, "ignore": ["nothing"]}, prunus.errors.UnknownNameError, "nothing"),
         ({"depth": ["layer1.0"], "ignore": ["layer1"]}, prunus.errors.InputError, "ignore"),
         ({"depth": 1, "block_importance": "best"}, prunus.errors.InputError, "unknown importance"),
         ({"depth": 1, "block_importance": 3}, prunus.errors.ArgumentTypeError, "int"),

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ArgumentTypeError, BudgetError, InputError, UnknownNameError
+from ..errors import ArgumentTypeError, InputError, UnknownNameError
 from ..graph.blocks import Block
 from ..graph.graph import Graph
 from ..graph.views import without
 from ..plan import Plan
 from . import make_plan
+from .block_budget import fewest_blocks
 from .block_scores import block_scores
-from .budget import BudgetSolver
 from .request import Request
 
 BUDGET = "budget"
@@ -43,8 +43,11 @@ def plan_depth(graph: Graph, request: Request, depth: Depth) -> Plan:
     by_budget = isinstance(depth.depth, str) and depth.depth == BUDGET
     if by_budget and (request.budget is None or request.ratio is not None):
         raise InputError("depth='budget' needs budget=prunus.Budget(...), and no ratio")
+    if by_budget and request.budget is not None:
+        found = candidates(graph, _ignored(graph, request.ignore))
+        return fewest_blocks(graph, _ranked(graph, found, depth, request), request.budget)
     view = _shallower(graph, depth, request)
-    if by_budget or (request.ratio is None and request.budget is None):
+    if request.ratio is None and request.budget is None:
         return Plan(view, {})
     return make_plan(view, request)
 
@@ -72,8 +75,6 @@ def _shallower(graph: Graph, asked: Depth, request: Request) -> Graph:
     """The graph without the blocks that were asked for."""
     depth = asked.depth
     names = _ignored(graph, request.ignore)
-    if isinstance(depth, str) and depth == BUDGET:
-        return _by_budget(graph, candidates(graph, names), asked, request)
     if isinstance(depth, bool) or not isinstance(depth, int | float):
         return without(graph, _named(graph, depth, names))
     found = candidates(graph, names)
@@ -95,8 +96,12 @@ def _shallower(graph: Graph, asked: Depth, request: Request) -> Graph:
 
 
 def _ignored(graph: Graph, ignore: Sequence[Any]) -> list[str]:
+    """Names of the modules and parameters in `ignore`; axes keep no block."""
     names = [graph.name_of(item) for item in ignore]
-    return [name for name in names if name in graph.module_names]
+    for name in names:
+        if name not in graph.by_name:
+            graph.axes_of(name)
+    return [name for name in names if name not in graph.by_name]
 
 
 def _hint(graph: Graph, found: Sequence[Block]) -> str:
@@ -114,34 +119,6 @@ def _ranked(graph: Graph, found: Sequence[Block], asked: Depth, request: Request
     """Least important first; of equals the later one, since later blocks of a network change less."""
     scores = block_scores(graph, found, asked.importance, request.seed)
     return sorted(found, key=lambda block: (scores[block], -block.ops.start))
-
-
-def _by_budget(graph: Graph, found: list[Block], asked: Depth, request: Request) -> Graph:
-    """The fewest blocks, least important first, that meet the budget."""
-    budget = request.budget
-    assert budget is not None
-    order = _ranked(graph, found, asked, request)
-
-    def solver(count: int) -> tuple[Graph, BudgetSolver]:
-        view = without(graph, _in_order(order[:count]))
-        return view, BudgetSolver(view, [], budget)
-
-    low, high = 0, len(order)
-    if not solver(high)[1].reachable:
-        try:
-            solver(high)[1].check_reachable()
-        except BudgetError as error:
-            raise BudgetError(
-                f"removing all {len(order)} blocks that can be removed is not enough{_hint(graph, order)}: "
-                f"{error}. Or give depth as a number, and widths are cut as well"
-            ) from None
-    while low < high:
-        middle = (low + high) // 2
-        if solver(middle)[1].reachable:
-            high = middle
-        else:
-            low = middle + 1
-    return solver(low)[0]
 
 
 # -- blocks by name -----------------------------------------------------------------------------------------
@@ -169,9 +146,7 @@ def _named(graph: Graph, depth: Any, ignored: Sequence[str]) -> list[Block]:
     for block in chosen.values():
         for other in chosen.values():
             if other is not block and other.holds(block.name):
-                raise InputError(
-                    f"{block.name!r} lies in {other.name!r}, which goes as a whole: name one"
-                )
+                raise InputError(f"{block.name!r} lies in {other.name!r}, which goes as a whole: name one")
     return _in_order(list(chosen.values()))
 
 
