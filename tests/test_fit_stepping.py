@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -17,6 +18,7 @@ import prunus
 from prunus.errors import BudgetError, CheckpointError, InputError, PlanError, UnknownNameError
 from prunus.graph.axes import Node
 from prunus.importance import Importance, Scoring
+from prunus.latency import measure
 from prunus.training.schedules import agp, linear, one_shot
 from prunus.training.stepping import IterativePruning
 
@@ -267,6 +269,8 @@ def test_what_cannot_be_done_is_said_before_anything_changes() -> None:
         IterativePruning(model, X, budget=prunus.Budget(macs=1))
     with pytest.raises(InputError, match="at least 1"):
         IterativePruning(model, X, ratio=0.5, steps=0)
+    with pytest.raises(InputError, match="not removed in steps"):
+        IterativePruning(model, X, ratio=0.5, depth=1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -293,3 +297,21 @@ def test_the_state_of_another_network_is_refused() -> None:
         IterativePruning(convolutions(4, 4), X, ratio=0.5, steps=1).load_state_dict(state)
     with pytest.raises(CheckpointError, match="step 9"):
         pruning.load_state_dict({"step": 9, "kept": {}})
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_latency_budget_is_approached_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path))
+    model = convolutions(32, 64)
+    x = torch.randn(1, 3, 20, 20)
+    asked = f"{0.5 * measure(model, x)} ms" if absolute else 0.5
+    pruning = IterativePruning(model, x, budget=prunus.Budget(latency=asked), steps=2, schedule=linear)
+    first, second = pruning.advance().latency, pruning.advance().latency
+    assert first is not None
+    assert second is not None
+    noise = 0.25 if absolute else 1e-6  # milliseconds are those of another measurement
+    assert first.limit / first.before == pytest.approx(0.75, abs=noise)
+    assert second.limit / second.before == pytest.approx(0.5, abs=noise)
+    assert pruning.cost() == prunus.trace(model, x).cost()

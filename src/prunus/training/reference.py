@@ -20,7 +20,9 @@ from ..importance import Importance, Scoring, scores
 def detached(graph: Graph) -> Graph:
     """The same graph with tensors that hold no data, so that it stays as it is while the model shrinks."""
     other = copy.copy(graph)
-    other.held = [Held(_without_data(item.tensor), item.slots) for item in graph.held]
+    other.all_held = [Held(_without_data(item.tensor), item.slots) for item in graph.all_held]
+    known = {item.name: item for item in other.all_held}
+    other.held = [known[item.name] for item in graph.held]
     return other
 
 

@@ -73,6 +73,10 @@ class IterativePruning:
     ) -> None:
         if (ratio is None) == (budget is None):
             raise InputError("give either ratio=... (what to remove) or budget=... (what may remain)")
+        if plan_options.get("depth") is not None:
+            raise InputError(
+                "blocks are not removed in steps: apply graph.plan(depth=...) first, then prune the widths"
+            )
         self.fractions = fractions(schedule, steps)
         self.steps = steps
         self.step = 0
@@ -89,8 +93,9 @@ class IterativePruning:
         }
         self._kept: dict[Node, Tensor] = {}
         self.original = graph.cost()
-        timed = getattr(budget, "latency", None) is not None
+        timed = isinstance(budget, Budget) and budget.latency is not None
         self._reference = trace(copy.deepcopy(model), args, kwargs) if timed else detached(graph)
+        self._latency = _measured(model, args, kwargs, budget) if timed else 1.0
         self._rivals = rivals(self._reference)
         self._moving: frozenset[Node] = frozenset()
         if not timed:  # times are measured again in each step; doing so beforehand would double that
@@ -113,19 +118,22 @@ class IterativePruning:
         fraction = self.fractions[self.step + 1]
         now = trace(self.model, *self._inputs)
         matched = matched_axes(self._reference, now, self._kept)
-        kept, chosen = dict(self._kept), {}
+        kept, chosen, latency = dict(self._kept), {}, None
         if fraction > self.fractions[self.step]:
             if self.calibrate is not None:
                 self.calibrate(now)
             importance = CurrentScores(
                 now=now, matched=matched, kept=self._kept, importance=self.importance, seed=self.seed
             )
-            for node, wanted in self._planned(fraction, importance).chosen.items():
+            planned = self._planned(fraction, importance)
+            latency = planned.latency
+            for node, wanted in planned.chosen.items():
                 before = kept.get(node, torch.arange(node.size))
                 kept[node] = wanted[torch.isin(wanted, before)]
                 if len(kept[node]) < len(before):
                     chosen[matched[node]] = torch.searchsorted(before, kept[node])
         plan = Plan(now, chosen)
+        plan.latency = latency
         if chosen:
             plan.apply(self.model, optimizer)
         self._kept = kept
@@ -173,7 +181,7 @@ class IterativePruning:
         """A plan on the original axes that reaches a fraction of the whole way."""
         options = dict(self._options)
         if options["budget"] is not None:
-            options["budget"] = _part_of_budget(options["budget"], fraction, self.original)
+            options["budget"] = _part_of_budget(options["budget"], fraction, self.original, self._latency)
         else:
             options.update({key: _scaled(options[key], fraction) for key in _SCALED if key in options})
         if local:
@@ -211,8 +219,17 @@ def _scaled(value: Any, fraction: float) -> Any:
     return value * fraction if number and fraction < 1 else value
 
 
-def _part_of_budget(budget: Budget, fraction: float, full: Costs) -> Budget:
-    """The budget that covers a fraction of the way from the full costs."""
+def _measured(model: nn.Module, args: Any, kwargs: dict[str, Any] | None, budget: Any) -> float:
+    """The model's latency in ms, which milliseconds are compared with; a fraction needs no comparison."""
+    if isinstance(budget.latency, float) and budget.latency <= 1:
+        return 1.0
+    from ..latency import measure
+
+    return measure(model, args, kwargs)
+
+
+def _part_of_budget(budget: Budget, fraction: float, full: Costs, latency: float) -> Budget:
+    """The budget that covers a fraction of the way from the full costs, and from the latency in ms."""
     if fraction >= 1 or not isinstance(budget, Budget):
         return budget
     changed: dict[str, Any] = {}
@@ -221,7 +238,6 @@ def _part_of_budget(budget: Budget, fraction: float, full: Costs) -> Budget:
         if value is not None:
             goal = value * full[name] if isinstance(value, float) else value
             changed[key] = max(math.floor(full[name] - fraction * (full[name] - goal)), 1)
-    latency = getattr(budget, "latency", None)
-    if isinstance(latency, float) and latency <= 1:
-        changed["latency"] = 1 - fraction * (1 - latency)
+    if budget.latency is not None:
+        changed["latency"] = min(1 - fraction * (1 - budget.latency_limit(latency) / latency), 1.0)
     return dataclasses.replace(budget, **changed)
