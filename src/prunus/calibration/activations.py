@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..graph.axes import CONCAT, LEAF, PRODUCT, REVERSE, Node
+from ..graph.axes import CONCAT, PRODUCT, REVERSE, Node
 from ..graph.capture import run
 from ..graph.graph import Graph
 from ..graph.terms import Terms
@@ -128,9 +128,8 @@ class Activations:
             old, old_kind, old_parts = self.graph.terms.parts(old)
             if new.size == 1:
                 continue
-            # Where the graph knows more of an axis, its leaves are reached by projecting onto its terms.
-            if new not in same or old_kind == LEAF:
-                same[new] = old
+            # Where the graph knows more of an axis, projecting onto its term reaches the leaves.
+            same.setdefault(new, old)
             if new_kind == old_kind and [p.size for p in new_parts] == [p.size for p in old_parts]:
                 pending.extend(zip(new_parts, old_parts, strict=True))
         return same
