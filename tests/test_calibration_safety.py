@@ -154,3 +154,31 @@ def test_gradients_that_are_not_finite_name_the_parameter() -> None:
     graph.calibration.gradients["2.weight"][0, 0] = float("nan")
     with pytest.raises(prunus.PruningError, match=r"'2.weight' has gradients"):
         graph.plan(ratio=0.5, importance="taylor")
+
+
+def test_caches_may_come_and_go_since_the_trace() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 6), nn.Linear(6, 4)
+            self.cache: dict[str, Tensor] = {}
+
+        def forward(self, x_BF: Tensor) -> Tensor:
+            if "offset" not in self.cache:
+                self.cache["offset"] = torch.ones(4, dtype=x_BF.dtype)
+            return self.outer(self.inner(x_BF).relu()) + self.cache["offset"]
+
+    model = Caching().double()
+    loader = build("linear")[1]
+    for filled_at_trace in (False, True):
+        model.cache.clear()
+        if filled_at_trace:
+            model(loader[0][0])
+        graph = prunus.trace(model, loader[0][0])
+        model.cache.clear()
+        if not filled_at_trace:
+            model(loader[0][0])
+        kept = dict(model.cache)
+        for per_sample in (False, True):
+            assert quiet(graph, loader, F.cross_entropy, per_sample=per_sample).samples == 9
+        assert model.cache == kept

@@ -38,7 +38,8 @@ def calibrate(
         graph: from `prunus.trace`.
         loader: yields batches, each a tensor; or `(inputs, target)`, where inputs is a tensor, a tuple of
             positional inputs or a dict of keyword inputs; or a dict of keyword inputs (Hugging Face). Tensors
-            are moved to the model's device. Batches may differ in size from the traced one.
+            are moved to the model's device. Batches may differ in size from the traced one; the first
+            dimension of the first input runs over the samples.
         loss: `loss(output, target)` for pairs, `loss(output, batch)` for others; returns a scalar, the mean
             over the samples of the batch. Without it there are no gradients.
         batches: how many batches to take; all of them where None.

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..graph.axes import CONCAT, PRODUCT, REVERSE, Node
 from ..graph.capture import run
 from ..graph.graph import Graph
+from ..graph.state import held_tensors
 from ..graph.terms import Terms
 from ..graph.tracer import Tracer
 from ..graph.values import Value
@@ -101,7 +102,9 @@ class Activations:
         """Run the model on a batch, without gradients, and add up what its contractions read."""
         tracer = ReadingTracer(self._names)
         graph = self.graph
-        run(graph.model, graph.held, batch.args, batch.kwargs, tracer, training=False, how="real")
+        # As the model is now: it may have filled or emptied caches since it was traced.
+        held = held_tensors(graph.model)
+        run(graph.model, held, batch.args, batch.kwargs, tracer, training=False, how="real")
         terms = Terms()
         same = self._matched(tracer, terms)
         gathered: dict[tuple[Node, str, tuple[str, int] | None], Sums] = {}

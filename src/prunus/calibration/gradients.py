@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError, PruningError, TraceError
 from ..graph.attributes import unchanged_attributes
 from ..graph.graph import Graph
-from ..graph.state import Held, mode, swapped
+from ..graph.state import Held, held_tensors, mode, swapped
 from ..importance.scoring import wide
 from .batches import Batch
 
@@ -224,8 +224,9 @@ def _not_finite(batch: Batch, value: float) -> InputError:
 def _undisturbed(graph: Graph) -> Iterator[None]:
     """Eval mode; buffers, attributes and global switches as before when it ends."""
     model = graph.model
+    # As the model is now: it may have filled or emptied caches since it was traced.
     copies: list[tuple[Held, Tensor]] = [
-        (item, item.tensor.detach().clone()) for item in graph.held if item.kind != "parameter"
+        (item, item.tensor.detach().clone()) for item in held_tensors(model) if item.kind != "parameter"
     ]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
