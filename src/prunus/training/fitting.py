@@ -146,7 +146,7 @@ class _Run:
         metric = self._measured()
         if self.floor is not None and metric is not None and metric < self.floor:
             raise InputError(
-                f"floor={self.floor} is above what the network reaches before pruning, {metric:.6g}"
+                f"floor={self.floor:.6g} is above what the network reaches before pruning, {metric:.6g}"
             )
         costs = self.pruning.original
         self.result.history.append(Step.of(0, 0.0, costs, metric, time.perf_counter() - began))
@@ -169,7 +169,7 @@ class _Run:
         if values is not None and before is not None and metric is not None and metric < (self.floor or 0.0):
             self._take_back(plan, values, before)
             self.result.history.append(replace(done, kept=False))
-            self.result.stopped = f"step {number} ended at {metric:.6g}, below the floor of {self.floor}"
+            self.result.stopped = f"step {number} ended at {metric:.6g}, below the floor of {self.floor:.6g}"
             if self.folder is not None:  # the step before is there already, just as it is now
                 self.folder.amend(self._record())
             return

@@ -15,17 +15,21 @@ class Progress:
         self._bar: Any = None
         if show:
             state = random.getstate()  # rich draws from it while it is imported
+            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
             random.setstate(state)
+            console = Console()
 
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
+                console=console,
                 transient=True,
+                disable=not (console.is_terminal or console.is_jupyter),
             )
             self._task = self._bar.add_task("", total=steps)
 
