@@ -238,6 +238,55 @@ def test_writing_to_others_tensors_is_refused_and_adding_in_place_is_not() -> No
     assert "writes to what it returns" in reason(BehindItsBack())
 
 
+def test_weights_that_are_used_elsewhere_too() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block = nn.Linear(5, 8), Residual()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.block(self.stem(x))
+            return y @ self.block.down.weight
+
+    assert "'block.down.weight' is used outside" in str(verdicts(Model(), torch.randn(2, 5))["block"])
+
+
+def test_tied_weights_stay_with_those_that_share_them() -> None:
+    model = network(Residual(), Residual())
+    model[2].up.weight = model[1].up.weight
+    x = torch.randn(2, 5)
+    plan = prunus.trace(model, x).plan(depth=["1"])
+    assert bool(plan.masks()["1.up.weight"].all())
+    assert not plan.masks()["1.down.weight"].any()
+    before = sum(p.numel() for p in model.parameters())
+    plan.apply(model)
+    assert sum(p.numel() for p in model.parameters()) == plan.cost.params == before - 8 * 12 - 12 - 8 - 16
+
+
+def test_the_proof_holds_when_a_branch_before_is_removed_too() -> None:
+    class Model(nn.Module):
+        def __init__(self, low: float) -> None:
+            super().__init__()
+            self.stem, self.lift = nn.Linear(5, 8), nn.Sequential(nn.Linear(8, 8), nn.Hardtanh(1.0, 2.0))
+            self.block = Residual(after=nn.ReLU())
+            self.low = low
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).clamp(min=self.low)
+            x = x + self.lift(x)
+            return self.block(x)
+
+    found = verdicts(Model(-0.5), torch.randn(2, 5))
+    assert "relu" in str(found["block"])  # at least 0.5 with the branch, and perhaps -0.5 without
+    assert verdicts(Model(0.0), torch.randn(2, 5))["block"] is None
+
+
+def test_long_chains_take_no_longer_than_they_should() -> None:
+    model = network(*(Residual() for _ in range(30)), Residual(after=nn.ReLU()))
+    graph = prunus.trace(model, torch.randn(2, 5))
+    assert [block.removable for block in graph.blocks] == [True] * 30 + [False]
+
+
 def test_position_codes_and_added_inputs_are_no_blocks() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:

@@ -172,6 +172,15 @@ def test_what_is_written_to_afterwards_is_copied() -> None:
 
     check_depth(Model(), torch.randn(2, 5), {}, depth=1)
 
+    class InputIsWrittenTo(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            y = self.block(x)
+            x.mul_(3)
+            return self.head(y) + x
+
+    check_depth(InputIsWrittenTo(), torch.randn(2, 5), {}, depth=1)
+
 
 # --- together with widths ------------------------------------------------------------------------------
 
@@ -316,6 +325,16 @@ class Slow(nn.Module):
         for _ in range(200):
             h = h * 1.0
         return x + h
+
+
+def test_ratios_of_what_is_removed_do_not_count() -> None:
+    model, x = graded()
+    graph = prunus.trace(model, x)
+    plan = graph.plan(depth=["2"], ratio={"2.up": 0.5, "3.up": 0.5})
+    assert list(plan.axes) == ["3.up.out"]
+    assert not graph.plan(depth=["2"], ratio={"2.up": 0.5}).axes
+    with pytest.raises(prunus.errors.UnknownNameError):
+        graph.plan(depth=["2"], ratio={"9.up": 0.5})
 
 
 def test_fixed_depth_beside_a_budget_that_it_meets_alone_cuts_no_widths() -> None:

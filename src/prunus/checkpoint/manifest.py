@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..surgery.blocks import Template, as_data
+from ..graph.templates import Template
+from ..surgery.blocks import as_data
 from .scalars import Key
 from .structure import Item
 
@@ -59,7 +60,7 @@ class Manifest:
         integers: the positive ones that modules hold; `floats` the finite ones.
         history: the plans that the model has been through.
         blocks: for each module that stands for a removed one, what it returns (see
-            `prunus.graph.blocks.Template`); absent in the files where there is none.
+            `prunus.graph.templates.Template`); absent in the files where there is none.
     """
 
     model: str

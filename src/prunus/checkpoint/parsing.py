@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 from ..errors import CheckpointError
-from ..surgery.blocks import Template, from_data
+from ..graph.templates import Template
+from ..surgery.blocks import from_data
 from .manifest import DTYPES, FORMAT, NAME, VERSION, Manifest, TensorRecord, Weights, checksum, is_dense
 from .scalars import Key, is_size
 from .structure import Item

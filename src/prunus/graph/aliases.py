@@ -57,7 +57,8 @@ class Record:
         self.number = {id(op): number for number, op in enumerate(ops)}
         self._roots: dict[int, Value] = {}
         self._writes: dict[int, list[int]] = defaultdict(list)
-        self.same: dict[int, Value | None] = {}
+        self._same: dict[int, list[Value | None]] = defaultdict(list)
+        self._intervals: dict[int, Interval] = {}
         for number, op in enumerate(ops):
             for value in written(op):
                 self._writes[id(self.root(value))].append(number)
@@ -88,7 +89,8 @@ class Record:
 
     def equal(self, output: Value, source: Value | None) -> None:
         """Remember that a block may be removed: then its output is this input of it, or zero (None)."""
-        self.same[id(output)] = source
+        self._same[id(output)].append(source)
+        self._intervals.clear()
 
     def interval(self, value: Value, use: int, depth: int = 0) -> Interval:
         """An interval that every number of a value lies in when operation `use` reads it.
@@ -98,12 +100,14 @@ class Record:
         made = self.made_at(value)
         if depth > MAX_DEPTH or made < 0 or self.writes(value, made + 1, use):
             return EVERYWHERE
-        low, high = self._made(value, made, depth + 1)
-        if id(value) in self.same:
-            other = self.same[id(value)]
-            a, b = (0.0, 0.0) if other is None else self.interval(other, use, depth + 1)
-            low, high = min(low, a), max(high, b)
-        return low, high
+        known = self._intervals.get(id(value))
+        if known is None:
+            low, high = self._made(value, made, depth + 1)
+            for other in self._same.get(id(value), ()):
+                a, b = (0.0, 0.0) if other is None else self.interval(other, made, depth + 1)
+                low, high = min(low, a), max(high, b)
+            known = self._intervals[id(value)] = low, high
+        return known
 
     def _made(self, value: Value, made: int, depth: int) -> Interval:
         op = self.ops[made]

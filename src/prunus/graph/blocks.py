@@ -17,16 +17,14 @@ from .aliases import Record, plain_name
 from .axes import leaves
 from .branches import join_of
 from .calls import Calls, ModuleCall, Source, record_calls
-from .identity import Passage, Refusal, depends, main_output, prove
+from .effects import Refusal, check_weights, depends
+from .identity import Passage, check_clamps, main_output, prove
+from .templates import Template, template_of
 from .values import Value
 from .vanishing import Vanishing
 
 if TYPE_CHECKING:
     from .graph import Graph
-
-Template = tuple[Any, ...]
-"""What a removed module returns, as nested tuples of strings: ("input", *source), ("copy", *source),
-("zeros", *source), ("none",), ("tuple", ...), ("list", ...) or ("dict", (key, ...), ...)."""
 
 
 @dataclass(eq=False)
@@ -92,13 +90,18 @@ class BlockTable:
             self.refused[name] = "it is nothing but blocks in a row: name those"
             del self.removable[name]
         self._add_branches(single)
+        for call in single:  # once more, now that branches may be missing too
+            if call.module in self.removable and call.module in self.passages:
+                self._judge_again(call)
+        self._times = {name: len(calls) for name, calls in self.calls.by_module.items()}
         self.listed = self._listed()
+        del self.calls, self.record, self.passages  # large, and known to nobody else
 
     def reason(self, name: str) -> str:
         """Why a module cannot be removed."""
         if name in self.refused:
             return self.refused[name]
-        times = len(self.calls.by_module.get(name, []))
+        times = self._times.get(name, 0)
         return f"it is called {times} times in one forward pass" if times else "the forward does not call it"
 
     # -- verdicts -----------------------------------------------------------------------------------------
@@ -107,15 +110,15 @@ class BlockTable:
         try:
             passage = prove(call, self.record, self.calls)
             how = "copy" if passage.copies else "input"
-            template = _template(call.output, call, passage.y, (how, *passage.source))
+            template = template_of(call.output, call, passage.y, (how, *passage.source))
+            block = self._block(call, "block", None)
+            if not block.params:
+                raise Refusal("it holds no parameters of its own")
+            check_weights(call, self.record, self.calls, block.tensors)
         except Refusal as refusal:
             self.refused[call.module] = str(refusal)
             return
-        block = self.removable[call.module] = self._block(call, "block", None)
-        if not block.params:
-            self.refused[call.module] = "it holds no parameters of its own"
-            del self.removable[call.module]
-            return
+        self.removable[call.module] = block
         block.template, block.main = template, passage.source
         block.features = self._features(block, passage.x)
         if passage.copies:
@@ -128,6 +131,13 @@ class BlockTable:
         self.record.equal(passage.y, passage.x)
         self.passages[call.module] = passage
 
+    def _judge_again(self, call: ModuleCall) -> None:
+        try:
+            check_clamps(call, self.record, self.passages[call.module])
+        except Refusal as refusal:
+            self.refused[call.module] = str(refusal)
+            del self.removable[call.module], self.passages[call.module]
+
     def _add_branches(self, single: list[ModuleCall]) -> None:
         """Outermost modules whose output is only added to what they were computed from."""
         taken: set[int] = set()
@@ -139,13 +149,14 @@ class BlockTable:
                 continue
             try:
                 source = join_of(call, self.record, self.calls, y)
-                template = _template(call.output, call, y, ("zeros", *source))
+                template = template_of(call.output, call, y, ("zeros", *source))
+                block = self._block(call, "branch", None)
+                check_weights(call, self.record, self.calls, block.tensors)
             except Refusal:
                 continue
-            taken.add(id(y))
-            block = self._block(call, "branch", None)
             if not block.params:
                 continue
+            taken.add(id(y))
             self.removable[call.module] = block
             block.template, block.main = template, source
             value = next(value for own, value in call.inputs if own == source)
@@ -250,7 +261,9 @@ class BlockTable:
         sums = [
             op
             for op in self.record.ops[call.start : call.stop]
-            if plain_name(op) in ("add", "sub") and len(op.inputs()) == 2 and op.outs[0].shape in (x.shape, y.shape)
+            if plain_name(op) in ("add", "sub")
+            and len(op.inputs()) == 2
+            and op.outs[0].shape in (x.shape, y.shape)
         ]
         if not sums:
             return False
@@ -276,24 +289,4 @@ def _form(module: nn.Module) -> Any:
     return type(module), tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
 
 
-def _template(output: Any, call: ModuleCall, y: Value, own: Template) -> Template:
-    """What takes the place of an output: `own` for `y`, inputs that are handed through, None for the rest."""
-    inputs = {id(value): source for source, value in reversed(call.inputs)}
-
-    def build(item: Any) -> Template:
-        if item is y:
-            return own
-        if isinstance(item, Value):
-            return ("input", *inputs[id(item)]) if id(item) in inputs else ("none",)
-        if item is None:
-            return ("none",)
-        if type(item) in (tuple, list):
-            return (type(item).__name__, *(build(part) for part in item))
-        if type(item) is dict and all(type(key) is str for key in item):
-            return ("dict", *((key, build(part)) for key, part in item.items()))
-        raise Refusal(f"it returns a {type(item).__name__}, which cannot be made without running it")
-
-    return build(output)
-
-
-__all__ = ["Block", "BlockTable", "Template"]
+__all__ = ["Block", "BlockTable"]

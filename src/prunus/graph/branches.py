@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .aliases import Record, plain_name, written
 from .calls import Calls, ModuleCall, Source
-from .identity import COPIES, ROW_MAJOR, Refusal, check_leaks
+from .effects import Refusal, check_leaks
+from .identity import COPIES, ROW_MAJOR
 from .rules.pointwise import KEEP_ZERO
 from .values import Op, Value
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .aliases import Record, clamped_to, plain_name, written
+from .aliases import Record, clamped_to, plain_name
 from .axes import Node, find, leaves
 from .calls import Calls, ModuleCall, Source, values_inside
+from .effects import Refusal, check_leaks, check_writes, depends
 from .values import Op, Value
 
 COPIES = frozenset({"clone", "alias", "detach", "contiguous", "lift_fresh", "dropout"})
@@ -22,10 +23,6 @@ ROW_MAJOR = frozenset(
 
 Order = tuple[int, ...] | None
 """Where each dimension went, if any moved."""
-
-
-class Refusal(Exception):
-    """A module cannot be removed; the message is the reason, in one line."""
 
 
 @dataclass(eq=False)
@@ -38,7 +35,7 @@ class Passage:
         path: values from `y` to `x`, both included.
         branches: what is added on the way.
         additions: the operations that add them.
-        copies: `y` has its own memory and is written to later, so that `x` has to be copied.
+        copies: `y` has its own memory, and it or `x` is written to later, so that `x` has to be copied.
     """
 
     source: Source
@@ -67,10 +64,12 @@ def prove(call: ModuleCall, record: Record, calls: Calls) -> Passage:
     passage = _passage(call, record, y)
     _check_axes(passage, calls)
     _check_branches(call, record, passage)
-    _check_writes(call, record, passage)
+    check_writes(call, record, passage.path[:-1])
     check_leaks(call, record, y, calls.results)
     fresh = record.root(y) is not record.root(passage.x)
-    passage.copies = fresh and bool(record.writes(y, call.stop, len(record.ops)))
+    passage.copies = fresh and any(
+        record.writes(value, call.stop, len(record.ops)) for value in (y, passage.x)
+    )
     return passage
 
 
@@ -91,15 +90,9 @@ def _passage(call: ModuleCall, record: Record, y: Value) -> Passage:
         if plain_name(op) in ("add", "sub"):
             passage.additions.append(op)
             passage.branches += [item for item in op.inputs() if item is not following]
-        clamp = clamped_to(op)
-        if clamp is not None:
-            low, high = record.interval(passage.x, call.start)
-            if low < clamp[0] or high > clamp[1]:
-                raise Refusal(
-                    f"its output goes through {plain_name(op)}, which may change what comes in unaltered"
-                )
     if not passage.branches:
         raise Refusal("it adds nothing to its input")
+    check_clamps(call, record, passage)
     if y.dtype != passage.x.dtype:
         raise Refusal(f"its output is {y.dtype}, its input {passage.x.dtype}")
     return passage
@@ -191,6 +184,22 @@ def _why_not(call: ModuleCall, record: Record, y: Value) -> str:
     return f"its output is not its input plus something: it comes out of {end}{where}"
 
 
+def check_clamps(call: ModuleCall, record: Record, passage: Passage) -> None:
+    """Clamps on the way do nothing to the input, whichever blocks before are removed.
+
+    Raises:
+        Refusal: one might.
+    """
+    for value in passage.path[:-1]:
+        clamp = None if value.producer is None else clamped_to(value.producer)
+        if clamp is None or value.producer is None:
+            continue
+        low, high = record.interval(passage.x, call.start)
+        if low < clamp[0] or high > clamp[1]:
+            name = plain_name(value.producer)
+            raise Refusal(f"its output goes through {name}, which may change what comes in unaltered")
+
+
 def _check_axes(passage: Passage, calls: Calls) -> None:
     """Dimensions that weights run over are the same axes before and after."""
 
@@ -202,24 +211,6 @@ def _check_axes(passage: Passage, calls: Calls) -> None:
         raise Refusal("its output has other axes than its input")
 
 
-# -- what else has to hold ----------------------------------------------------------------------------------
-
-
-def depends(value: Value, on: Value, call: ModuleCall, record: Record) -> bool:
-    """Whether a value is computed from another one inside a call."""
-    seen, stack = {id(value)}, [value]
-    while stack:
-        item = stack.pop()
-        if item is on:
-            return True
-        if call.start <= record.made_at(item) < call.stop and item.producer is not None:
-            for source in item.producer.inputs():
-                if id(source) not in seen:
-                    seen.add(id(source))
-                    stack.append(source)
-    return False
-
-
 def _check_branches(call: ModuleCall, record: Record, passage: Passage) -> None:
     for branch in passage.branches:
         if branch is passage.x or not call.start <= record.made_at(branch) < call.stop:
@@ -228,52 +219,3 @@ def _check_branches(call: ModuleCall, record: Record, passage: Passage) -> None:
             raise Refusal("what it adds to its input does not depend on that")
         if _walk(call, record, branch, {id(passage.x)}) is not None:
             raise Refusal("its input enters its output more than once")
-
-
-def _check_writes(call: ModuleCall, record: Record, passage: Passage) -> None:
-    """In-place operations: none on what others see, none that changes the path behind its back."""
-    on_path = {id(value.producer) for value in passage.path[:-1]}
-    roots = {id(record.root(value)) for value in passage.path[:-1]}
-    for op in record.ops[call.start : call.stop]:
-        if not op.func._schema.is_mutable or id(op) in on_path:
-            continue
-        for value in written(op):
-            root = record.root(value)
-            if record.made_at(root) < call.start:
-                raise Refusal(f"it writes to a tensor from outside ({op.name} in {op.site})")
-            if id(root) in roots and record.number[id(op)] > _first_use(passage, root, record):
-                raise Refusal(f"{op.name} in {op.site} writes to what it returns")
-
-
-def _first_use(passage: Passage, root: Value, record: Record) -> int:
-    return min(record.made_at(value) for value in passage.path[:-1] if record.root(value) is root)
-
-
-def check_leaks(call: ModuleCall, record: Record, y: Value, results: list[Value]) -> None:
-    """Nothing made inside is used outside but the main output."""
-
-    def inside(value: Value) -> bool:
-        return call.start <= record.made_at(value) < call.stop
-
-    ends = {id(value) for value in results}
-    given = {id(value) for value in values_inside(call.output)}
-    for op in record.ops[call.start : call.stop]:
-        for value in op.outs:
-            if value is y:
-                continue
-            readers = [reader for reader in value.consumers if id(reader) in record.number]
-            outside = [r for r in readers if not call.start <= record.number[id(r)] < call.stop]
-            if outside or id(value) in ends:
-                what = "another output of it" if id(value) in given else "a tensor made inside it"
-                where = (
-                    f" by {outside[0].site.module or 'the model'}"
-                    if outside
-                    else " as an output of the model"
-                )
-                raise Refusal(f"{what} is used outside{where}")
-    for label, value in call.stored:
-        if inside(value):
-            raise Refusal(
-                f"it leaves tensors in its argument {label}, which outlives it: trace the model without that "
-                "(for a cache, with use_cache=False)"
-            )

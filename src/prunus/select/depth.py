@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,7 @@ from ..plan import Plan
 from . import make_plan
 from .block_budget import fewest_blocks
 from .block_scores import block_scores
-from .request import Request
+from .request import Request, named_axes
 
 BUDGET = "budget"
 
@@ -49,7 +49,18 @@ def plan_depth(graph: Graph, request: Request, depth: Depth) -> Plan:
     view = _shallower(graph, depth, request)
     if request.ratio is None and request.budget is None:
         return Plan(view, {})
+    if isinstance(request.ratio, Mapping):
+        rest = {item: part for item, part in request.ratio.items() if not _is_gone(view, item)}
+        if not rest and request.ratio:
+            return Plan(view, {})
+        request = replace(request, ratio=rest)
     return make_plan(view, request)
+
+
+def _is_gone(view: Graph, item: Any) -> bool:
+    """Whether nothing of a module, parameter or axis remains."""
+    axes = named_axes(view, item)
+    return bool(axes) and not any(axis.members for axis in axes)
 
 
 def candidates(graph: Graph, ignore: Sequence[str] = ()) -> list[Block]:

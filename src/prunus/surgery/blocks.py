@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, PruningError
+from ..graph.templates import Template
 from .operation import Operation
-
-Template = tuple[Any, ...]
 
 _PLAIN = (str, bool, int, float, type(None))
 _OWN = frozenset(nn.Module().__dict__)
@@ -29,7 +28,7 @@ class Skip(nn.Module):
 
     Attributes:
         replaced: class name of the removed module.
-        template: what to return, as nested tuples of strings (see `prunus.graph.blocks.Template`).
+        template: what to return, as nested tuples of strings (see `prunus.graph.templates.Template`).
     """
 
     def __init__(self, module: nn.Module, template: Template) -> None:
