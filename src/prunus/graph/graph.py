@@ -335,7 +335,8 @@ class Graph:
                 them), an object with options (`prunus.importance.Magnitude(p=1, reduction="mean")`), or a
                 function from a `prunus.importance.Scoring` to a vector of scores for each axis.
             scope: "local" cuts every axis by the same ratio; "global" ranks all units together;
-                "isomorphic" ranks together the units of axes that run through the same kinds of layers.
+                "isomorphic" ranks together the units of axes that run through the same kinds of layers;
+                "balanced", for a budget, cuts where least importance is lost for what it saves.
             ignore: modules or names whose axes stay whole.
             round_to: kept widths are multiples of this where the axis is large enough; or a dict as for
                 `ratio`, other axes keeping any width.

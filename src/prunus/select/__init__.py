@@ -14,6 +14,7 @@ from ..graph.axes import Node
 from ..graph.graph import Graph
 from ..importance import scores
 from ..plan import Plan
+from .balanced import balanced
 from .budget import Budget, BudgetSolver, Kept
 from .groups import Group, choose_groups
 from .limits import Limits
@@ -69,6 +70,8 @@ def _kept(graph: Graph, groups: list[Group], ranked: Mapping[Node, Tensor], requ
         return _by_ratio(groups) if scope == "local" else ranked_by_ratio(graph, groups, ranked, scope)
     if scope == "local":
         return _local_budget(graph, groups, budget)
+    if scope == "balanced":
+        return balanced(graph, groups, ranked, budget)
     return ranked_by_budget(graph, groups, ranked, scope, budget)
 
 

@@ -13,7 +13,7 @@ from ..graph.graph import Axis, Graph
 from ..graph.kinds import HEAD_DIM, HEADS
 from .budget import Budget
 
-SCOPES = ("local", "global", "isomorphic")
+SCOPES = ("local", "global", "isomorphic", "balanced")
 
 NOMINAL = 0.5
 """The ratio that decides which factor of a product moves when only a budget is given."""
@@ -38,6 +38,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise InputError(f"unknown scope {self.scope!r}; there are {', '.join(SCOPES)}")
+        if self.scope == "balanced" and self.budget is None:
+            raise InputError(
+                "scope='balanced' weighs importance against cost: give budget=..., not ratio=..."
+            )
         if self.budget is not None and not isinstance(self.budget, Budget):
             raise InputError(f"budget must be a prunus.Budget, got {type(self.budget).__name__}")
         check_ratio(self.protect, "protect", "the fraction of its units that every axis keeps")
