@@ -56,8 +56,8 @@ SHARED = (
 )
 """Importance and scope that both libraries have: the same number of tries for each."""
 
-OWN: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-"""Further plans of ours: label and options of `graph.plan`."""
+OWN = ("random", "l2", "fpgm", "taylor_element", "wanda", "obd")
+"""Importances that ours are also tried with in the scope that the peer does not have, "balanced"."""
 
 GRADIENTS = ("taylor", "taylor_element")
 SAMPLES = ("obd", "obdc", "fisher")
@@ -71,7 +71,7 @@ def methods() -> list[Method]:
     rows = [
         Method(PRUNUS, f"{kind}, {scope}", _plan(kind, scope), kind == "random") for kind, scope in SHARED
     ]
-    rows += [Method(PRUNUS, label, options) for label, options in OWN]
+    rows += [Method(PRUNUS, f"{kind}, balanced", _plan(kind, "balanced"), kind == "random") for kind in OWN]
     rows = [row for row in rows if row.options["importance"] in known]
     if find_spec("torch_pruning") is not None:
         rows += [

@@ -112,10 +112,29 @@ def targets(summary: Sequence[Row]) -> list[tuple[str, bool]]:
         gain = 100 * mean(differences)
         text = f"{speedup:g}x, best against best: {gain:+.2f} points at the mean over networks, above 0"
         out.append((text, gain > 0))
+    for speedup in gains:
+        ours, theirs = (everywhere(summary, speedup, side) for side in (PRUNUS, PEER))
+        if ours and theirs:
+            text = (
+                f"{speedup:g}x, one method for all networks: {ours[1]} {100 * ours[0]:.2f} against "
+                f"{theirs[1]} {100 * theirs[0]:.2f}, above it"
+            )
+            out.append((text, ours[0] > theirs[0]))
     for side in (PRUNUS, PEER):
         over = [row for row in summary if row["side"] == side and row.get("of_target", 0) > 1]
         out.append((f"{side}: every network is within its MACs target", not over))
     return out
+
+
+def everywhere(summary: Sequence[Row], speedup: float, side: str) -> tuple[float, str] | None:
+    """The highest mean over networks of one method of a side, and its label."""
+    networks = {row["network"] for row in summary}
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in summary:
+        if (row["side"], row["speedup"]) == (side, speedup) and "missed" not in row:
+            found[row["method"]].append(row["accuracy"])
+    complete = [(mean(values), label) for label, values in found.items() if len(values) == len(networks)]
+    return max(complete, default=None)
 
 
 def percent(row: Row) -> str:
