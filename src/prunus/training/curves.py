@@ -17,21 +17,33 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: the ratio asked for, the fraction of the axis that it removed, and the metric."""
+    """One measurement.
+
+    Attributes:
+        ratio: what was asked for.
+        removed: the fraction of the axis's units that it removed.
+        metric: what `evaluate` returned.
+        cut: the axes that lost units, the curve's own and those that its size is tied to.
+    """
 
     ratio: float
     removed: float
     metric: float
+    cut: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The metric of one axis against its ratio, the uncut model first; `tied` axes were cut with it."""
+    """The metric of one axis, of `size` units, against its ratio; the uncut model first."""
 
     axis: str
     size: int
     points: list[Point]
-    tied: list[str] = field(default_factory=list)
+
+    @property
+    def tied(self) -> list[str]:
+        """The other axes that were cut with it."""
+        return sorted({name for point in self.points for name in point.cut} - {self.axis})
 
     def worst(self, baseline: float) -> float:
         """How far the metric goes away from the baseline, in absolute value."""
@@ -71,19 +83,22 @@ class Sensitivity:
         given: Any = max_loss
         if isinstance(given, bool) or not isinstance(given, int | float) or not given >= 0:
             raise InputError(f"max_loss={given!r} must be a number of at least 0")
-        found: dict[str, float] = {}
-        for name, curve in self.curves.items():
-            best = 0.0
+        best = []
+        for curve in self.curves.values():
+            last = curve.points[0]
             for point in curve.points[1:]:
                 loss = point.metric - self.baseline
                 if not (-loss if higher_is_better else loss) <= max_loss:
                     break
-                best = point.ratio
-            if best > 0:
-                found[name] = best
-        for name in sorted(found, key=lambda axis: found[axis]):
-            if any(found.get(other, 0.0) >= found[name] for other in self.rivals.get(name, ())):
-                del found[name]
+                last = point
+            if last.cut:
+                best.append(last)
+        found: dict[str, float] = {}
+        whole: set[str] = set()
+        for point in sorted(best, key=lambda item: -item.ratio):
+            if whole.isdisjoint(point.cut) and not any(name in found for name in point.cut):
+                found.update(dict.fromkeys(point.cut, point.ratio))
+                whole.update(other for name in point.cut for other in self.rivals.get(name, ()))
         return found
 
     def as_data(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .units import Units, check_strength
 class GroupLasso:
     """Adds the gradient of a penalty on the units of each axis, stronger on those that matter less.
 
-    With `I_k = sum ||w[k]||^2` over every parameter that unit k of an axis has weights in, biases and scales
+    With `I_k = sum ||w[k]||^2` over every parameter dimension that unit k of an axis is in, biases and scales
     of norms included, and `gamma_k = 2 ** (alpha * (max I - I_k) / (max I - min I))`, from 1 for the largest
     unit of the axis to `2 ** alpha` for the smallest, the penalty of an axis is
 

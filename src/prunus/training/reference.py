@@ -31,7 +31,7 @@ def _without_data(tensor: Tensor) -> Tensor:
 
 
 def rivals(graph: Graph) -> dict[Node, set[Node]]:
-    """For each axis, the other factors of the products that it is part of."""
+    """For each axis, the other factors of the products that it is part of, in tensors and in equations."""
     found: dict[Node, set[Node]] = {}
     products = [
         factors
@@ -40,6 +40,8 @@ def rivals(graph: Graph) -> dict[Node, set[Node]]:
         for node in graph.values[item.name].axes
         for factors in graph.terms.products(node)
     ]
+    for constraint in graph.constraints.residual:
+        products += [[[variable] for variable, _ in key] for key in constraint.poly.terms]
     for factors in products:
         for position, leaves in enumerate(factors):
             others = {leaf for factor in (*factors[:position], *factors[position + 1 :]) for leaf in factor}

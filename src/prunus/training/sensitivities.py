@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,15 +69,15 @@ def sensitivity(
     baseline = measured[()]
     curves = {}
     for axis in chosen:
+        if axis.name in skipped:
+            continue
         points = [Point(0.0, 0.0, baseline)]
         for ratio in wanted:
-            plan = plans.get((axis.name, ratio))
-            if plan is not None:
-                removed = 1 - plan.counts.get(axis.node, axis.size) / axis.size
-                points.append(Point(ratio, removed, measured[_key(plan)]))
-        if axis.name not in skipped:
-            cut = {item.name for ratio in wanted for item in plans[axis.name, ratio].cut_axes()}
-            curves[axis.name] = Curve(axis.name, axis.size, points, sorted(cut - {axis.name}))
+            plan = plans[axis.name, ratio]
+            removed = 1 - plan.counts.get(axis.node, axis.size) / axis.size
+            cut = sorted(other.name for other in plan.cut_axes())
+            points.append(Point(ratio, removed, measured[_key(plan)], cut))
+        curves[axis.name] = Curve(axis.name, axis.size, points)
     rivalry = {
         graph.by_node[node].name: sorted(graph.by_node[other].name for other in others)
         for node, others in rivals(graph).items()
@@ -109,33 +109,33 @@ def _plans(
     """The plan for each axis and ratio, and why some axes have none."""
     plans: dict[tuple[str, float], Plan] = {}
     skipped: dict[str, str] = {}
+    others = rivals(graph)
     for axis in axes:
-        names = [axis.name]
+        alone = True
         for ratio in ratios:
+            options: dict[str, Any] = {"ratio": {axis.name: ratio}}
+            if not alone:
+                options = {"ratio": ratio, "ignore": _bystanders(graph, axis, others)}
             try:
-                plan = _plan_of(graph, names, ratio, importance, seed)
+                plans[axis.name, ratio] = graph.plan(**options, importance=importance, seed=seed)
             except InputError:
                 raise
-            except PruningError as error:
-                names = [axis.name, *_tied(graph, axis.node)]
-                try:
-                    plan = _plan_of(graph, names, ratio, importance, seed)
-                except InputError:
-                    raise
-                except PruningError:
-                    skipped[axis.name] = str(error)
-                    break
-            plans[axis.name, ratio] = plan
-    return plans, skipped
+            except PruningError as error:  # an equation ties its size to others
+                reason, alone = str(error), False
+                options = {"ratio": ratio, "ignore": _bystanders(graph, axis, others)}
+                plan = graph.plan(**options, importance=importance, seed=seed)
+                plans[axis.name, ratio] = plan
+        if not alone and all(axis.node not in plans[axis.name, ratio].counts for ratio in ratios):
+            skipped[axis.name] = reason
+    return {key: plan for key, plan in plans.items() if key[0] not in skipped}, skipped
 
 
-def _plan_of(graph: Graph, names: Sequence[str], ratio: float, importance: Any, seed: int | None) -> Plan:
-    return graph.plan(ratio=dict.fromkeys(names, ratio), importance=importance, seed=seed)
+def _bystanders(graph: Graph, axis: Axis, others: Mapping[Node, set[Node]]) -> list[Axis]:
+    """What stays whole while an axis is cut: all but those whose sizes are tied to it by equations.
 
-
-def _tied(graph: Graph, node: Node) -> list[str]:
-    """The other prunable axes whose sizes are tied to an axis by equations, directly or through others."""
-    found, pending = {node}, [node]
+    Of two factors of one product, one moves; so the axis's own rivals stay whole, too.
+    """
+    found, pending = {axis.node}, [axis.node]
     while pending:
         current = pending.pop()
         for constraint in graph.constraints.residual:
@@ -144,7 +144,8 @@ def _tied(graph: Graph, node: Node) -> list[str]:
                 new = [other for other in variables if other in graph.by_node and other not in found]
                 found.update(new)
                 pending.extend(new)
-    return [graph.by_node[other].name for other in found - {node} if graph.by_node[other].prunable]
+    moving = found - others.get(axis.node, set())
+    return [other for other in graph.prunable if other.node not in moving]
 
 
 Key = tuple[tuple[str, tuple[int, ...]], ...]
