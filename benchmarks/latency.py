@@ -22,7 +22,7 @@ from benchmarks.publish import publish
 
 SHARE = 0.5
 AGREEMENT = 0.15
-MODELS = ("resnet50", "mobilenet_v2", "densenet121")
+MODELS = ("resnet50", "mobilenet_v2")
 SEARCH_STEPS = 7
 SEARCH_ROUNDS = 9
 FINAL_ROUNDS = 31

@@ -37,6 +37,7 @@ class OpCost:
         self.template = template
         self.table = table
         self._memo: dict[tuple[int, ...], float] = {}
+        self._points: dict[tuple[int, ...], float] = {}
         self._ladder: list[tuple[int, tuple[int, ...]]] | None = None
 
     def at(self, sizes: tuple[int, ...]) -> float:
@@ -52,11 +53,15 @@ class OpCost:
         return self.table.time(self.template.request(self.template.full)) is not None
 
     def _point(self, sizes: tuple[int, ...]) -> float:
-        measured = self.table.time(self.template.request(sizes))
-        if measured is not None:
-            return measured
-        whole = self.table.time(self.template.request(self.template.full)) or 0.0
-        return whole * self.template.volume(sizes) / max(1, self.template.volume(self.template.full))
+        """The time as it is in the table; where it cannot be measured, the whole's, by volume."""
+        known = self._points.get(sizes)
+        if known is None:
+            known = self.table.time(self.template.request(sizes))
+            if known is None:
+                whole = self.table.time(self.template.request(self.template.full)) or 0.0
+                known = whole * self.template.volume(sizes) / max(1, self.template.volume(self.template.full))
+            self._points[sizes] = known
+        return known
 
     def _grid(self, sizes: tuple[int, ...]) -> float:
         sides = [neighbours(size, full) for size, full in zip(sizes, self.template.full, strict=True)]

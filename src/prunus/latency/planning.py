@@ -43,6 +43,9 @@ NOISE = 0.01
 """The relative error of a time in the table."""
 
 REPEATS = 15
+MOST_REPEATS = 75
+ENOUGH_SECONDS = 0.5
+"""Short forwards are repeated more often, up to about this much time for each model."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class LatencyPlanner:
         self.clock = clock
         self.table = table or LatencyTable(device)
         self.original = _copied(graph.model)
+        self.repeats = REPEATS
         self.rungs: list[Rungs] = [shares_lost(graph, group, rungs_of(group), ranked) for group in groups]
 
     def _terms(self, model: LatencyModel) -> list[Term]:
@@ -150,7 +154,8 @@ class LatencyPlanner:
         whole: Kept = {index: group.units for index, group in enumerate(self.groups)}
         full = max(model.total({}), 1e-9)
         terms = self._terms(model)
-        before = statistics.median(row[0] for row in self._time([self.original]))
+        before = statistics.median(row[0] for row in self._time([self.original], REPEATS))
+        self.repeats = min(max(REPEATS, math.ceil(1e3 * ENOUGH_SECONDS / before)), MOST_REPEATS)
         limit = self.budget.latency_limit(before)
         slope, offset = before / full, 0.0
         tried: list[_Candidate] = []
@@ -189,14 +194,14 @@ class LatencyPlanner:
     def _try(self, kept: Kept, by_table: float) -> _Candidate:
         """Build a candidate and time it beside the original."""
         pruned = self.make(kept).apply(copy.deepcopy(self.original))
-        rows = self._time([self.original, pruned])
+        rows = self._time([self.original, pruned], self.repeats)
         before = statistics.median(row[0] for row in rows)
         after = before * statistics.median(row[1] / row[0] for row in rows)
         return _Candidate(kept, by_table, before, after, self.budget.latency_limit(before))
 
-    def _time(self, models: Sequence[nn.Module]) -> list[list[float]]:
+    def _time(self, models: Sequence[nn.Module], repeats: int) -> list[list[float]]:
         self.table.spinner.show("timing whole models")
-        return interleaved(models, self.graph.args, self.graph.kwargs, repeats=REPEATS, clock=self.clock)
+        return interleaved(models, self.graph.args, self.graph.kwargs, repeats=repeats, clock=self.clock)
 
     def _best(self, tried: Sequence[_Candidate], full: float) -> tuple[Kept, Latency]:
         fitting = [item for item in tried if item.excess <= TOLERANCE]

@@ -49,7 +49,7 @@ class Meter:
         limit: the most that may remain.
         terms: what the cost adds up from.
         fixed: what no group changes.
-        noise: the relative error of a term: a step whose saving is smaller is not believed.
+        noise: the relative error of each term; a saving within what these add up to is not believed.
         name: what is counted, for messages.
     """
 
@@ -78,10 +78,13 @@ class Meter:
         return sum(self._now[number] - self._terms[number].cost(then) for number in self._touching[group])
 
     def believed(self, saving: float, group: int) -> float:
-        """A saving, or 0 where it is within the noise of what it was computed from."""
-        if self.noise and abs(saving) <= self.noise * sum(self._now[n] for n in self._touching[group]):
+        """A saving, or 0 where it is within the noise of the terms that it was computed from."""
+        if self.noise and abs(saving) <= self.noise * math.hypot(*self._of(group)):
             return 0.0
         return saving
+
+    def _of(self, group: int) -> list[float]:
+        return [self._now[number] for number in self._touching[group]]
 
     def move(self, kept: Mapping[int, int], group: int) -> None:
         """Take note that a group has moved to `kept[group]`."""
@@ -192,6 +195,7 @@ class Knapsack:
         self.at = [0] * len(rungs)
         self._savings: dict[int, dict[int, list[float]]] = {}
         self._stale: set[int] = set()
+        self._filling = False
 
     @property
     def kept(self) -> dict[int, int]:
@@ -211,6 +215,7 @@ class Knapsack:
             meter.start(self.kept)
         if not self._repeat(self._best_cut, until=lambda: self.met):
             return False
+        self._filling = True
         self._repeat(self._best_return, until=lambda: False)
         return True
 
@@ -240,9 +245,16 @@ class Knapsack:
         self._savings.pop(group, None)
 
     def _saving(self, group: int, rung: int, kept: Mapping[int, int]) -> list[float]:
+        """What each meter would save; while cutting, only what is believed."""
         known = self._savings.setdefault(group, {})
         if rung not in known:
-            known[rung] = [meter.saving(kept, group, self.rungs[group].kept[rung]) for meter in self.meters]
+            units = self.rungs[group].kept[rung]
+            exact = [meter.saving(kept, group, units) for meter in self.meters]
+            known[rung] = (
+                exact
+                if self._filling
+                else [meter.believed(saved, group) for meter, saved in zip(self.meters, exact, strict=True)]
+            )
         return known[rung]
 
     def _best_cut(self) -> tuple[int, int] | None:
@@ -254,7 +266,7 @@ class Knapsack:
             for rung in range(here + 1, len(rungs.kept)):
                 if found and rung > here + LOOKAHEAD:
                     break
-                worth, surplus = self._worth(group, self._saving(group, rung, kept))
+                worth, surplus = self._worth(self._saving(group, rung, kept))
                 if worth > 0:
                     found = True
                     key = ((rungs.lost[rung] - rungs.lost[here]) / worth, -surplus, group, rung)
@@ -266,16 +278,16 @@ class Knapsack:
             return self._best_cut()
         return None if best is None else best[2:]
 
-    def _worth(self, group: int, savings: Sequence[float]) -> tuple[float, float]:
+    def _worth(self, savings: Sequence[float]) -> tuple[float, float]:
         """The share of all excess that a cut removes, where what goes below a limit counts for nothing,
         and the same with that, for cuts that are worth the same: it is room for giving units back."""
         worth = surplus = 0.0
-        for meter, exactly in zip(self.meters, savings, strict=True):
-            saved = meter.believed(exactly, group)
-            if meter.excess > 0:
-                worth += min(saved / meter.excess, 1.0)
-                surplus += saved / meter.excess
-            elif saved < 0 and meter.excess - saved > 0:
+        for meter, saved in zip(self.meters, savings, strict=True):
+            excess = meter.excess
+            if excess > 0:
+                worth += min(saved / excess, 1.0)
+                surplus += saved / excess
+            elif saved < 0 and excess - saved > 0:
                 return 0.0, 0.0
         return worth, surplus
 
