@@ -151,3 +151,53 @@ def test_a_model_without_weights_is_ranked_in_order() -> None:
         (units,) = scores(graph, [axis.node for axis in graph.prunable], importance, None).values()
         assert len(units) == 6
         assert len(graph.plan(ratio=0.5, importance=importance).indices("0.weight")[0]) == 3
+
+
+def test_bad_requests() -> None:
+    model, loader = build("linear")
+    graph = prunus.trace(model, loader[0][0])
+    options: list[tuple[dict[str, Any], str]] = [
+        ({"p": 0}, "p=0"),
+        ({"p": -1.0}, "p=-1.0"),
+        ({"p": float("inf")}, "p=inf"),
+        ({"p": float("nan")}, "p=nan"),
+        ({"p": None}, "p=None"),
+        ({"p": True}, "p=True"),
+        ({"reduction": "median"}, "unknown reduction 'median'; there are sum, mean, max, prod, first"),
+        ({"normalize": "unit"}, "unknown normaliser 'unit'; there are none, sum"),
+        ({"normalize": None}, "unknown normaliser None"),
+    ]
+    for given, pattern in options:
+        with pytest.raises(prunus.PruningError, match=pattern):
+            Magnitude(**given)
+    importances: list[tuple[Any, str]] = [
+        ("beauty", "unknown importance 'beauty'; there are activation, apoz"),
+        (Magnitude, r"make an object of it, Magnitude\(\)"),
+        (3, "must be a name, an Importance or a function, got int"),
+        (lambda scoring: {}, r"no score of shape \(9,\) for axis '0.out'"),
+        (lambda scoring: {node: torch.ones(2) for node in scoring.nodes}, "no score of shape"),
+        (Magnitude(normalize=lambda units: units / 0), "the normaliser gave no finite scores"),
+        (Magnitude(normalize=lambda units: units.sum()), "the normaliser gave no finite scores"),
+    ]
+    for importance, pattern in importances:
+        with pytest.raises(prunus.PruningError, match=pattern):
+            graph.plan(ratio=0.5, importance=importance)
+
+
+def test_an_importance_can_be_registered() -> None:
+    @prunus.importance.register("largest weight")
+    def largest(scoring: Any) -> dict[Any, torch.Tensor]:
+        return {
+            node: torch.stack(vectors).amax(0)
+            for node, vectors in scoring.sum_members(lambda weight: weight.abs() ** 20).items()
+        }
+
+    try:
+        model, loader = build("linear")
+        model[0].weight.data[3, 2] = 50
+        graph = prunus.trace(model, loader[0][0])
+        assert "largest weight" in names()
+        plan = graph.plan(ratio={"0.out": 8 / 9}, importance="largest weight")
+        assert plan.indices("0.weight")[0].tolist() == [3]
+    finally:
+        del REGISTRY["largest weight"]

@@ -36,7 +36,7 @@ class Magnitude(Importance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.p, bool | str) or not 0 < self.p < float("inf"):
+        if type(self.p) not in (int, float) or not 0 < self.p < float("inf"):
             raise InputError(f"p={self.p!r}: the degree of the norm is a finite number above zero")
 
     def members(self, scoring: Scoring) -> Members:
