@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +15,7 @@ import torch
 
 pytest.importorskip("sklearn")
 
+from benchmarks import publish
 from benchmarks.quality import cells, data, methods, networks, peers, report, tasks
 from benchmarks.quality.methods import MASKS, PEER, PRUNUS, Method
 from benchmarks.quality.store import Store, fingerprint
@@ -221,3 +224,28 @@ def test_a_seed_that_misses_the_target_takes_the_method_out() -> None:
     summary = report.summarise(rows)
     assert report.best(summary, "resnet", 8.0, PEER) is None
     assert report.best(summary, "resnet", 8.0, PRUNUS) is not None
+
+
+def test_one_method_for_all_networks_must_be_there_on_all() -> None:
+    rows = rows_of(lambda side: [0.9, 0.8])
+    others = [{**row, "network": "vit", "accuracy": 0.5} for row in rows]
+    alone = [{**row, "method": "l1, local", "accuracy": 0.99} for row in rows]
+    found = report.everywhere(report.summarise([*rows, *others, *alone]), 8.0, PRUNUS)
+    assert found is not None
+    assert found[0] == pytest.approx((0.85 + 0.5) / 2)
+    assert found[1] == "l2, local"
+
+
+def test_the_page_the_data_and_the_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "PAGES", tmp_path)
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "PAGES", tmp_path)
+    rows = rows_of(lambda side: [0.9, 0.91] if side == PRUNUS else [0.8, 0.81])
+    dense = [{"network": "resnet", "seed": 0, "accuracy": 0.95, "macs": 800, "params": 10}]
+    report.present(rows, dense, write=True)
+    page = (tmp_path / "quality.md").read_text()
+    assert "| residual CNN | 1/8 | 95.00 | 90.50 ± 0.50 | l2, local | 80.50 ± 0.50 | l2, local |" in page
+    assert json.loads((tmp_path / "quality.json").read_text())["data"]["cells"] == rows
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert (tmp_path / "quality.svg").read_text().count("<svg") == 1
+        assert "](quality.svg)" in page
