@@ -321,6 +321,15 @@ def test_stacks_are_not_blocks_and_inner_blocks_are_listed() -> None:
     assert all(block.removable for block in graph.blocks)
 
 
+def test_a_sequence_of_unlike_blocks_is_a_stack_too() -> None:
+    graph = prunus.trace(
+        network(nn.Sequential(Residual(), Residual(after=nn.Linear(8, 8)))), torch.randn(2, 5)
+    )
+    assert [block.name for block in graph.blocks if block.removable] == ["1.0"]
+    graph = prunus.trace(network(nn.Sequential(Residual(), Residual(tail=nn.PReLU()))), torch.randn(2, 5))
+    assert [block.name for block in graph.blocks] == ["1.0", "1.1"]
+
+
 def test_branches_of_one_big_forward() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -182,6 +182,42 @@ def test_what_is_written_to_afterwards_is_copied() -> None:
     check_depth(InputIsWrittenTo(), torch.randn(2, 5), {}, depth=1)
 
 
+def test_the_input_that_comes_back_need_not_be_the_first() -> None:
+    class Cross(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Linear(8, 8)
+
+        def forward(self, memory: Tensor, pair: dict[str, Any], *, flag: bool = True) -> Any:
+            x = pair["x"][1]
+            return {
+                "x": [memory, x + self.f(x) * memory],
+                "more": None,
+                "unused": memory.sum(),
+                "flag": memory,
+            }
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b, self.head = nn.Linear(5, 8), Cross(), Cross(), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            memory = x.sin()
+            pair = self.a(memory, {"x": [memory, x]}, flag=False)
+            pair = self.b(pair=pair, memory=memory)
+            return self.head(pair["x"][1] * pair["flag"])
+
+    model, x = Model().eval(), torch.randn(2, 5)
+    plan = prunus.trace(model, x).plan(depth=2)
+    assert plan.blocks == ["a", "b"]
+    stem = model.stem(x)
+    expected = model.head(stem * stem.sin())
+    plan.apply(model)
+    assert torch.equal(model(x), expected)
+
+
 # --- together with widths ------------------------------------------------------------------------------
 
 

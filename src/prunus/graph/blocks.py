@@ -16,7 +16,7 @@ from torch import nn
 from .aliases import Record, plain_name
 from .axes import leaves
 from .branches import join_of
-from .calls import Calls, ModuleCall, Source, record_calls
+from .calls import Calls, ModuleCall, Source, record_calls, steps_to
 from .effects import Refusal, check_weights, depends
 from .identity import Passage, check_clamps, main_output, prove
 from .templates import Template, template_of
@@ -49,6 +49,7 @@ class Block:
     tensors: frozenset[str] = field(repr=False)
     template: Template = field(default=("none",), repr=False)
     main: Source = field(default=(), repr=False)
+    output: tuple[str, ...] = field(default=(), repr=False)
     features: tuple[int, ...] = field(default=(), repr=False)
     extra: tuple[str, int, int] | None = field(default=None, repr=False)
     vanishes: bool = field(default=False, repr=False)
@@ -120,6 +121,7 @@ class BlockTable:
             return
         self.removable[call.module] = block
         block.template, block.main = template, passage.source
+        block.output = steps_to(passage.y, call.output) or ()
         block.features = self._features(block, passage.x)
         if passage.copies:
             block.extra = ("clone", *self._place(passage.y))
@@ -159,6 +161,7 @@ class BlockTable:
             taken.add(id(y))
             self.removable[call.module] = block
             block.template, block.main = template, source
+            block.output = steps_to(y, call.output) or ()
             value = next(value for own, value in call.inputs if own == source)
             block.features = self._features(block, value)
             block.extra = ("zeros_like", *self._place(y))
@@ -235,7 +238,8 @@ class BlockTable:
             block = self.removable.get(item)
             if block is None or item == name or not outer.holds(item) or id(other.y) not in on_path:
                 continue
-            if other.y is passage.y and other.x is passage.x:
+            in_turn = type(self.graph.module_names[name]).forward is nn.Sequential.forward
+            if in_turn or (other.y is passage.y and other.x is passage.x):
                 return True
             forms[_form(self.graph.module_names[item])] += 1
         return any(count > 1 for count in forms.values())

@@ -196,6 +196,22 @@ def _held_by(item: Any, depth: int) -> Iterator[Value]:
         yield from _held_by(item.__dict__, depth + 1)
 
 
+def steps_to(value: Value, item: Any) -> tuple[str, ...] | None:
+    """The steps to a value in a recorded output, as in a `Source`."""
+    if item is value:
+        return ()
+    parts: list[tuple[str, Any]] = []
+    if type(item) in (tuple, list):
+        parts = [(f"#{number}", part) for number, part in enumerate(item)]
+    elif type(item) is dict:
+        parts = [(f".{key}", part) for key, part in item.items()]
+    for step, part in parts:
+        rest = steps_to(value, part)
+        if rest is not None:
+            return (step, *rest)
+    return None
+
+
 def values_inside(item: Any) -> list[Value]:
     """The values in a recorded output."""
     if isinstance(item, Value):

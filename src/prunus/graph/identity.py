@@ -48,8 +48,10 @@ class Passage:
 
 
 def main_output(call: ModuleCall) -> Value | None:
-    """The output, or the first of several."""
-    return next(iter(values_inside(call.output)), None)
+    """The output; of several the first that is not just handed through."""
+    given = {id(value) for _, value in call.inputs}
+    found = values_inside(call.output)
+    return next((value for value in found if id(value) not in given), found[0] if found else None)
 
 
 def prove(call: ModuleCall, record: Record, calls: Calls) -> Passage:

@@ -14,7 +14,7 @@ from ..graph.attributes import unchanged_attributes
 from ..graph.blocks import Block
 from ..graph.graph import Graph
 from ..graph.state import mode
-from ..surgery.blocks import find_input
+from ..surgery.blocks import find_input, follow
 
 
 def block_influence(graph: Graph, loader: Iterable[Any], batches: int | None = None) -> dict[Block, float]:
@@ -119,7 +119,7 @@ def _watching(graph: Graph, sums: dict[Block, Tensor]) -> Iterator[None]:
             before.append(find_input(block.main, args, kwargs).clone())
 
         def leave(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            x, y = before.pop(), _first(output)
+            x, y = before.pop(), follow(output, block.output)
             sums[block] += _cosines(x, x + y if block.kind == "branch" else y, block.features)
 
         handles.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
@@ -132,13 +132,6 @@ def _watching(graph: Graph, sums: dict[Block, Tensor]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _first(output: Any) -> Tensor:
-    while not isinstance(output, Tensor):
-        items = list(output.values()) if isinstance(output, dict) else output
-        output = next(item for item in items if item is not None)
-    return output
 
 
 def _cosines(x: Tensor, y: Tensor, features: tuple[int, ...]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,9 +84,14 @@ def find_input(source: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str,
     else:
         what = f"argument {keyword!r}" if keyword else f"argument number {position}"
         raise PruningError(f"a module that stands for a removed one was called without {what}")
+    return follow(found, steps)
+
+
+def follow(item: Any, steps: Iterable[str]) -> Any:
+    """What lies inside nested tuples, lists and dicts."""
     for step in steps:
-        found = found[int(step[1:])] if step[0] == "#" else found[step[1:]]
-    return found
+        item = item[int(step[1:])] if step[0] == "#" else item[step[1:]]
+    return item
 
 
 # -- templates as plain data ----------------------------------------------------------------------------
