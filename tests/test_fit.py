@@ -159,6 +159,31 @@ def test_gradients_that_training_leaves_count_for_the_next_ranking(tmp_path: Pat
     assert kept[0] == kept[1]
 
 
+def test_a_generator_of_the_loader_goes_on_too(tmp_path: Path) -> None:
+    """The order of the batches comes from a generator of its own, named in `state`."""
+
+    def run(folder: Path, seed: int, stop_at: int | None = None) -> dict[str, Tensor]:
+        model, optimizer, _ = build(seed)
+        order = torch.Generator().manual_seed(seed)
+        data = TensorDataset(IMAGES, LABELS)
+        epochs = Epochs(DataLoader(data, batch_size=16, shuffle=True, generator=order), F.cross_entropy)
+
+        def train(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+            epochs(model, optimizer, step)
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        state = {"order": order}
+        fit(model, IMAGES[:2], train=train, optimizer=optimizer, folder=folder, state=state, **ASKED)
+        return model.state_dict()
+
+    expected = run(tmp_path / "whole", 0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", 0, stop_at=2)
+    found = run(tmp_path / "cut", 8)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_a_finished_run_is_loaded_and_not_run_again(tmp_path: Path) -> None:
     model, optimizer, scheduler = build()
     asked = {**ASKED, "folder": tmp_path, "evaluate": accuracy}

@@ -217,6 +217,20 @@ def test_a_plateau_changes_nothing() -> None:
     assert len(prunus.plan.history(model)) == history
 
 
+def test_units_that_are_gone_do_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget may leave room for a unit of an axis that has lost it before: it stays away."""
+    model = convolutions(8, 8)
+    pruning = IterativePruning(model, X, ratio={"0": 0.5}, steps=2, schedule=linear)
+    pruning.advance()
+    left = kept(pruning)["0.out"]
+    roomy = prunus.Plan(pruning.graph, {pruning.graph.axis("0.out").node: torch.arange(7)})
+    monkeypatch.setattr(pruning, "_planned", lambda *_: roomy)
+    pruning.advance()
+    assert kept(pruning)["0.out"] == [unit for unit in left if unit < 7]
+    assert model[0].out_channels == len(kept(pruning)["0.out"])
+    model(X)
+
+
 def test_calibration_is_asked_for_before_ranking() -> None:
     model = convolutions()
     seen = []
