@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .api import prune
+from .calibration import Calibration, calibrate
 from .checkpoint import load, save
 from .compaction import compact
 from .errors import PruningError
@@ -16,10 +17,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Axis",
     "Budget",
+    "Calibration",
     "Graph",
     "Plan",
     "PruningError",
     "__version__",
+    "calibrate",
     "compact",
     "load",
     "prune",
