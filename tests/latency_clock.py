@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 STAIR = 4
-SECOND_PER_MAC = 1e-8
-SECOND_PER_ELEMENT = 2e-8
+# Slow, so that one sample of an operation is always enough.
+SECOND_PER_MAC = 1e-5
+SECOND_PER_ELEMENT = 2e-5
 
 
 def _up(size: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import prunus
-from latency_clock import MadeUpClock
+from latency_clock import SECOND_PER_MAC, MadeUpClock
 from micro import REGISTRY
 from prunus.graph.axes import Node
 from prunus.latency import LatencyTable, cache_folder, operands
@@ -61,7 +61,7 @@ def test_an_operation_is_measured_once_and_again_in_no_process(tmp_path: Path) -
 def test_the_time_is_that_of_the_operation(tmp_path: Path) -> None:
     """6 x 6 positions, 3 x 3 kernel, 3 and 8 channels of which the clock makes 4 and 8."""
     table = LatencyTable(folder=tmp_path, clock=MadeUpClock())
-    assert table.time(conv_request()) == pytest.approx(36 * 9 * 4 * 8 * 1e-8 * 1e3)
+    assert table.time(conv_request()) == pytest.approx(36 * 9 * 4 * 8 * SECOND_PER_MAC * 1e3)
 
 
 def test_the_time_is_a_low_sample_so_that_disturbances_do_not_count(tmp_path: Path) -> None:
