@@ -53,6 +53,11 @@ def test_any_callable_will_do() -> None:
     assert fractions(lambda step, steps: (step / steps) ** 2, 2) == (0, 0.25, 1)
 
 
+def test_a_schedule_may_rest_at_the_end() -> None:
+    values = fractions(lambda step, steps: agp(min(step, steps - 3), steps - 3), 5)
+    assert values == (0, agp(1, 2), 1, 1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
