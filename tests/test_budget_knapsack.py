@@ -156,6 +156,18 @@ def test_savings_within_the_noise_are_not_believed() -> None:
     assert trusting.kept == {0: 3, 1: 4}
 
 
+def test_units_are_given_back_where_a_later_cut_left_room() -> None:
+    """The first cut saves 3 and is the better bargain; 10 have to go, and the second saves them alone."""
+    rungs = [Rungs([4, 3], [0.0, 0.1]), Rungs([4, 2], [0.0, 1.0])]
+    terms = [
+        Term(frozenset((0,)), lambda kept: 3.0 * kept[0]),
+        Term(frozenset((1,)), lambda kept: 5.0 * kept[1]),
+    ]
+    sack = Knapsack(rungs, [Meter(22, terms)])
+    assert sack.solve()
+    assert sack.kept == {0: 4, 1: 2}
+
+
 def test_two_limits_hold_together() -> None:
     rungs = [log_rungs(8), log_rungs(8)]
     first = [Term(frozenset((0,)), lambda kept: float(kept[0]))]
