@@ -22,11 +22,11 @@ class BatchNormScale(Importance):
     """
 
     def members(self, scoring: Scoring) -> Members:
-        scales = _scales(scoring.graph)
+        scales = batch_norm_scales(scoring.graph)
         return scoring.sum_members(Tensor.abs, where=lambda name, dim: (name, dim) in scales)
 
 
-def _scales(graph: Graph) -> set[tuple[str, int]]:
+def batch_norm_scales(graph: Graph) -> set[tuple[str, int]]:
     """The parameter dimensions that batch norms take as their weight."""
     found: set[tuple[str, int]] = set()
     for op in graph.ops:

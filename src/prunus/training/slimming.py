@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..graph.graph import Graph
+from ..importance.batch_norm import batch_norm_scales
 from .units import Units, check_gradients, check_strength
 
 
@@ -35,7 +36,7 @@ class BatchNormL1:
     def __init__(self, graph: Graph, strength: float = 1e-4, axes: Iterable[Any] | None = None) -> None:
         self.graph = graph
         self.strength = check_strength(strength)
-        scales = _scales(graph)
+        scales = {name for name, _ in batch_norm_scales(graph)}
         units = Units(graph, axes)
         ones = {node: torch.ones(node.size) for node in units.nodes}
         self._scales: list[tuple[str, Tensor, Tensor]] = [
@@ -64,13 +65,3 @@ class BatchNormL1:
         for _, tensor, mask in self._scales:
             if tensor.grad is not None:
                 tensor.grad.addcmul_(tensor.sign(), mask, value=self.strength)
-
-
-def _scales(graph: Graph) -> set[str]:
-    """The parameters that batch norms take as their weight."""
-    found: set[str] = set()
-    for op in graph.ops:
-        weight = op.args.get("weight")
-        if "batch_norm" in op.name and weight is not None:
-            found.update(origin[0] for origin in weight.origin if origin is not None)
-    return found
