@@ -30,9 +30,10 @@ def measure(
 ) -> float:
     """Milliseconds of one forward pass in eval mode, without gradients: the median of `repeats`.
 
-    Before each timed forward runs one that is not timed. On CUDA the time is taken by events on the stream. On a CPU it is the wall-clock time, or, where torch
-    computes on one thread, the time of that thread, so that other processes do not count. Modes and random
-    state are put back; inputs are copies, so a forward that writes into them does not change the caller's.
+    Before each timed forward runs one that is not timed. On CUDA the time is taken by events on the stream.
+    On a CPU it is the wall-clock time, or, where torch computes on one thread, the time of that thread, so
+    that other processes do not count. Modes and random state are put back; inputs are copies, so a forward
+    that writes into them does not change the caller's.
 
     Args:
         model: on any device but meta.
