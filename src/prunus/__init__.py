@@ -11,6 +11,7 @@ from .graph.graph import Axis, Graph
 from .graph.trace import trace
 from .plan import Plan
 from .select.budget import Budget
+from .training import fit, sensitivity
 
 __version__ = "0.1.0"
 
@@ -24,8 +25,10 @@ __all__ = [
     "__version__",
     "calibrate",
     "compact",
+    "fit",
     "load",
     "prune",
     "save",
+    "sensitivity",
     "trace",
 ]
