@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
@@ -145,6 +147,28 @@ def test_transformer_encoder_in_torch(norm_first: bool) -> None:
     )
     assert plan.graph.removed[0].kind == ("block" if norm_first else "branch")
     check_depth(model, torch.randn(2, 5, 8), {}, depth=3)
+
+
+KINDS = {
+    "plain": lambda: Residual(),
+    "relu": lambda: Residual(after=nn.ReLU()),
+    "relu6": lambda: Residual(after=nn.ReLU6()),
+    "norm": lambda: Residual(after=nn.LayerNorm(8)),
+    "gated": lambda: Residual(tail=nn.Tanh()),
+    "pair": lambda: nn.Sequential(Residual(), Residual(tail=nn.ReLU())),
+    "wide": lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU6()),
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=6), st.data())
+def test_any_subset_of_what_can_go(kinds: list[str], data: st.DataObject) -> None:
+    """A clamp after the sum is passed or not by what comes before; the zeroed original decides."""
+    torch.manual_seed(len(kinds))
+    model, x = network(*(KINDS[kind]() for kind in kinds)), torch.randn(3, 5)
+    names = [block.name for block in prunus.trace(model, x).blocks if block.removable]
+    chosen = data.draw(st.sets(st.sampled_from(names)) if names else st.just(set()))
+    check_depth(model, x, {}, depth=sorted(chosen))
 
 
 def test_a_branch_that_does_not_vanish_makes_the_plan_approximate() -> None:
