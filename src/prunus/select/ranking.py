@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -29,10 +30,12 @@ class Ladder:
             worth += ranked[node].sort().values.reshape(group.units, -1).mean(1)
         self.worth: list[float] = []
         position = 0
-        for upper, lower in zip(self.rungs, self.rungs[1:], strict=False):
-            step = worth[position : position + upper - lower]
-            self.worth.append(float(step.mean()) / len(group.nodes))
-            position += upper - lower
+        # Runs of equal steps are averaged at once: all of them, but for one where the units are no multiple.
+        for width, run in groupby(upper - lower for upper, lower in pairwise(self.rungs)):
+            end = position + width * len(list(run))
+            steps = worth[position:end].reshape(-1, width).mean(1) / len(group.nodes)
+            self.worth.extend(steps.tolist())
+            position = end
         self.units_per_step = sum(node.size for node in group.nodes) / group.units
 
 
