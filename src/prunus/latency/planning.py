@@ -157,10 +157,12 @@ class LatencyPlanner:
         before = statistics.median(row[0] for row in self._time([self.original], REPEATS))
         self.repeats = min(max(REPEATS, math.ceil(1e3 * ENOUGH_SECONDS / before)), MOST_REPEATS)
         limit = self.budget.latency_limit(before)
-        slope, offset = before / full, 0.0
+        start = (full, before / limit)
         tried: list[_Candidate] = []
-        for _ in range(ROUNDS):
-            aim = math.inf if before <= limit else (AIM * limit - offset) / slope
+        while len(tried) < ROUNDS:
+            aim = math.inf if before <= limit else _next_aim(start, tried)
+            if aim is None:
+                break
             kept, by_table, reached = self._choose(Meter(aim, terms, model.fixed, NOISE))
             if any(kept == other.kept for other in tried):
                 break
@@ -168,14 +170,10 @@ class LatencyPlanner:
                 tried.append(_Candidate(kept, full, before, before, limit))
                 break
             tried.append(candidate := self._try(kept, by_table))
-            limit = candidate.limit
             if not reached and candidate.excess > TOLERANCE:
                 break
-            if abs(candidate.after / (AIM * limit) - 1) <= TOLERANCE:
+            if before <= limit or abs((1 + candidate.excess) / AIM - 1) <= TOLERANCE:
                 break
-            if candidate.before > candidate.after and full - by_table > 1e-3 * full:
-                slope = (candidate.before - candidate.after) / (full - by_table)
-                offset = candidate.before - slope * full
         return self._best(tried, full)
 
     def _choose(self, latency: Meter) -> tuple[Kept, float, bool]:
@@ -215,6 +213,26 @@ class LatencyPlanner:
         best = max(fitting, key=lambda item: item.by_table) if fitting else least
         predicted = best.by_table * best.before / full
         return best.kept, Latency(best.before, best.after, best.limit, predicted, len(tried))
+
+
+def _next_aim(start: tuple[float, float], tried: Sequence[_Candidate]) -> float | None:
+    """The sum over the table at which the measured latency should be just below its limit.
+
+    On a straight line between the nearest candidates on either side of it; `start` stands for the original,
+    by its sum over the table and its latency relative to the limit. None where they contradict each other.
+    """
+    full, share = start
+    points = [start, *((item.by_table, 1 + item.excess) for item in tried)]
+    above = min(point for point in points if point[1] > AIM)
+    below = max((point for point in points if point[1] <= AIM), default=None)
+    if below is None and above == start:
+        return AIM / share * full
+    x, y = (full, share) if below is None else below
+    if below is not None and x >= above[0]:
+        return None
+    if (above[1] - y) * (above[0] - x) <= 0:
+        return above[0] / 2
+    return x + (AIM - y) * (above[0] - x) / (above[1] - y)
 
 
 def _copied(model: nn.Module) -> nn.Module:
