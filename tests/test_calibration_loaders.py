@@ -76,7 +76,7 @@ def test_hugging_face_batches() -> None:
         }
     )
     graph = prunus.trace(model, (), {"input_ids": torch.randint(0, 30, (2, 5))})
-    found = quiet(graph, [batch], lambda output, _: output.loss, per_sample=True)
+    found = quiet(graph, [batch], lambda output, _: output.loss, per_sample=True, covariance=True)
     assert found.samples == 4
     assert {axis.node for axis in graph.prunable} <= found.activations.keys()
     for importance in prunus.importance.names():
@@ -88,7 +88,7 @@ def test_grouped_query_attention_with_rotary_embedding() -> None:
     tokens = torch.randint(0, 31, (3, 7))
     graph = prunus.trace(model, tokens[:2, :5])
     before = Snapshot.of(model)
-    found = quiet(graph, [tokens], lambda output, batch: output.logits.square().mean(), per_sample=True)
+    found = quiet(graph, [tokens], lambda output, batch: output.logits.square().mean(), per_sample=True, covariance=True)
     assert not before.differences(model, identity=True, randomness=True)
     assert {axis.node for axis in graph.prunable} <= found.activations.keys()
     for importance in prunus.importance.names():

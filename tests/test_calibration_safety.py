@@ -53,7 +53,7 @@ def test_the_model_is_as_it_was(name: str, per_sample: bool) -> None:
         parameter.register_post_accumulate_grad_hook(lambda _: calls.append(2))
     graph = prunus.trace(model, loader[0][0])
     before = Snapshot.of(model)
-    quiet(graph, loader, F.cross_entropy, per_sample=per_sample)
+    quiet(graph, loader, F.cross_entropy, per_sample=per_sample, covariance=True)
     assert not before.differences(model, identity=True, randomness=True)
     assert not calls
     assert not any(isinstance(value, Tensor) and value.grad_fn for value in vars(model).values())
@@ -87,7 +87,7 @@ def test_a_loss_that_becomes_infinite_later_names_its_batch() -> None:
     loader[2] = (loader[2][0] * float("inf"), loader[2][1])
     for per_sample in (False, True):
         with pytest.raises(prunus.PruningError, match=r"batch 2.*: the loss is nan"):
-            quiet(graph, loader, F.cross_entropy, per_sample=per_sample)
+            quiet(graph, loader, F.cross_entropy, per_sample=per_sample, covariance=True)
 
 
 def test_bad_arguments() -> None:

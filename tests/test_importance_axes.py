@@ -22,7 +22,7 @@ from prunus.importance.base import REGISTRY
 def calibrated(name: str) -> tuple[nn.Module, prunus.Graph, Any]:
     model, loader = build(name)
     graph = prunus.trace(model, loader[0][0])
-    calibrate(graph, loader, F.cross_entropy, per_sample=True, progress=False)
+    calibrate(graph, loader, F.cross_entropy, per_sample=True, covariance=True, progress=False)
     return model, graph, loader
 
 
@@ -64,7 +64,7 @@ def test_scores_follow_the_units(network: str, importance: str) -> None:
         with torch.no_grad():
             assert torch.allclose(other(loader[0][0]), model(loader[0][0]), atol=1e-10), axis.name
         graph2 = prunus.trace(other, loader[0][0])
-        calibrate(graph2, loader, F.cross_entropy, per_sample=True, progress=False)
+        calibrate(graph2, loader, F.cross_entropy, per_sample=True, covariance=True, progress=False)
         after = scores(graph2, [graph2.axis(axis.name).node], importance, None)
         (units,) = after.values()
         # Float32 would do in practice; here a difference beyond rounding is a wrong position.

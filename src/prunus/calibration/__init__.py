@@ -27,6 +27,7 @@ def calibrate(
     *,
     per_sample: bool = False,
     activations: bool = True,
+    covariance: bool = False,
 ) -> Calibration:
     """Gather gradients and activations of a traced model in one pass over a loader.
 
@@ -48,18 +49,24 @@ def calibrate(
             `torch.func.vmap` where the model allows it, else sample after sample. The loss is then called on
             batches of one.
         activations: gather activations; without, one forward pass a batch is saved.
+        covariance: also gather the second moments of what each weight is multiplied with, along the axes
+            that can be pruned, for "obc": a float64 matrix (C, C) for C inputs, one for weights that read
+            the same tensor, on the model's device, and N * C * C multiplications for N vectors read. Inputs
+            of more than 16384 (2 GiB), such as vocabularies, are left out.
 
     Raises:
         ArgumentTypeError: a graph, loader or loss of the wrong type.
         InputError: an empty loader, a batch of unknown form, a loss that is no scalar, is not finite or has
-            no gradient, or nothing to gather.
+            no gradient, or nothing to gather; covariance without activations.
         TraceError: the model fails on a batch; it is named by its position.
         PlanError: the model has changed since it was traced.
     """
     _check(graph, loader, loss, batches, per_sample, activations)
+    if covariance and not activations:
+        raise InputError("covariance=True gathers activations: leave out activations=False")
     device = next((item.tensor.device for item in graph.held), torch.device("cpu"))
     gradients = Gradients(graph, loss, per_sample) if loss is not None else None
-    read_by = Activations(graph) if activations else None
+    read_by = Activations(graph, covariance) if activations else None
     samples = count = 0
     with ExitStack() as stack:
         stack.enter_context(_unchanged_randomness(device))
@@ -87,6 +94,7 @@ def calibrate(
         batches=count,
         activations=read_by.reads() if read_by is not None else {},
         input_squares=read_by.input_squares() if read_by is not None else {},
+        second_moments=read_by.second_moments() if read_by is not None else {},
         **({} if gradients is None else _means(gradients, samples)),
     )
     graph.calibration = found

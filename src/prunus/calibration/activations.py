@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ..graph.tracer import Tracer
 from ..graph.values import Value
 from ..importance.scoring import wide
 from .batches import Batch
+from .moments import Reading, SecondMoments
 from .result import Read
 
 Sums = dict[str, Tensor]
@@ -29,10 +31,17 @@ Sums = dict[str, Tensor]
 
 
 class ReadingTracer(Tracer):
-    """A tracer that sums up every tensor that depends on the inputs and that a contraction reads."""
+    """A tracer that sums up every tensor that depends on the inputs and that a contraction reads.
 
-    def __init__(self, module_names: dict[int, str]) -> None:
+    `wanted(weight, groups)` says of which weights' inputs second moments are taken; None: of no one's.
+    """
+
+    def __init__(
+        self, module_names: dict[int, str], wanted: Callable[[tuple[str, int], int], bool] | None = None
+    ) -> None:
         super().__init__(module_names)
+        self.wanted = wanted
+        self.reading = Reading()
         self.reads: list[tuple[Node, str, tuple[str, int] | None, Sums]] = []
         self._tensors: dict[int, weakref.ref[Tensor]] = {}
         self._given: list[Value] = []
@@ -56,6 +65,10 @@ class ReadingTracer(Tracer):
         weight = by.origin[by_dim] if by.origin else None
         key = weight[0] if weight is not None else str(self.site())
         self.reads.append((value.axes[dim], key, weight, _sums(tensor, dim)))
+        if weight is not None:
+            groups = value.axes[dim].size // by.axes[by_dim].size
+            if self.wanted is not None and self.wanted(weight, groups):
+                self.reading.add(weight, tensor, dim, groups)
 
     def _depends(self, value: Value) -> bool:
         """Whether a tensor was computed from the inputs, so that it is an activation and no weight."""
@@ -92,19 +105,22 @@ def _sums(tensor: Tensor, dim: int) -> Sums:
 class Activations:
     """Sums over all batches: by axis and reader, and by the weight that they are multiplied with."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, covariance: bool = False) -> None:
         self.graph = graph
+        self.covariance = covariance
+        self._moments = SecondMoments()
         self._names = {id(module): name for name, module in graph.model.named_modules()}
         self._units: dict[tuple[Node, str], Sums] = {}
         self._inputs: dict[tuple[str, int], Sums] = {}
 
     def add(self, batch: Batch) -> None:
         """Run the model on a batch, without gradients, and add up what its contractions read."""
-        tracer = ReadingTracer(self._names)
+        tracer = ReadingTracer(self._names, self._prunable if self.covariance else None)
         graph = self.graph
         # As the model is now: it may have filled or emptied caches since it was traced.
         held = held_tensors(graph.model)
         run(graph.model, held, batch.args, batch.kwargs, tracer, training=False, how="real")
+        self._moments.add(tracer.reading.found)
         terms = Terms()
         same = self._matched(tracer, terms)
         gathered: dict[tuple[Node, str, tuple[str, int] | None], Sums] = {}
@@ -115,6 +131,13 @@ class Activations:
                 _add(self._inputs, weight, sums)
             for unit_node, units in self._project(terms, same, node, sums).items():
                 _add(self._units, (unit_node, key), units)
+
+    def _prunable(self, weight: tuple[str, int], groups: int) -> bool:
+        """Whether units that a weight reads can go: those of its dimension, and the groups of its first."""
+        axes = self.graph.values[weight[0]].axes
+        nodes = [axes[weight[1]], axes[0]] if groups > 1 else [axes[weight[1]]]
+        found = (self.graph.by_node.get(leaf) for node in nodes for leaf in self.graph.terms.leaves(node))
+        return any(axis is not None and axis.prunable for axis in found)
 
     def _matched(self, tracer: Tracer, terms: Terms) -> dict[Node, Node]:
         """The graph's axis for each axis of a new trace that a parameter has."""
@@ -191,6 +214,9 @@ class Activations:
             squares = sums["square"] / sums["ones"]
             found.setdefault(name, (dim, squares.to(wide(tensors[name].detach()[:0]).dtype)))
         return found
+
+    def second_moments(self) -> dict[tuple[str, int], Tensor]:
+        return self._moments.means()
 
 
 def _add(totals: dict[Any, Sums], key: Any, sums: Sums) -> None:

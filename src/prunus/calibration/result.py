@@ -40,6 +40,10 @@ class Calibration:
             it with (or the line of code, where two activations are multiplied).
         input_squares: by parameter name, the dimension that is summed over and `E[x^2]` of the input along
             it, on the parameter's device.
+        second_moments: by parameter name and the dimension that is summed over, `E[x x^T]` of the input
+            along it over samples and positions: float64, shape (G, C, C) for the C inputs of each of G
+            groups (one, but for grouped convolutions), on the parameter's device. Weights that read the
+            same tensor may share it. Empty unless `covariance` was asked for.
     """
 
     samples: int
@@ -50,6 +54,7 @@ class Calibration:
     unit_squares: dict[Node, Tensor] = field(default_factory=dict)
     activations: dict[Node, dict[str, Read]] = field(default_factory=dict)
     input_squares: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
+    second_moments: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def input_sizes(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
         """`sqrt(E[x^2])` of what each entry of a weight is multiplied with, expanded to the weight's shape.
@@ -77,4 +82,6 @@ class Calibration:
             parts.append("squares of single samples' gradients")
         if self.activations:
             parts.append(f"activations of {len(self.activations)} axes")
+        if self.second_moments:
+            parts.append(f"second moments of the inputs of {len(self.second_moments)} parameters")
         return f"<Calibration: {', '.join(parts)}>"

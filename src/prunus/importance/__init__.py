@@ -21,6 +21,7 @@ from .geometric_median import GeometricMedian
 from .lamp import Lamp
 from .magnitude import Magnitude
 from .normaliser import NORMALISERS, Normaliser
+from .optimal_brain_compression import OptimalBrainCompression
 from .random import Random
 from .reduction import REDUCTIONS
 from .scoring import Members, Scoring
@@ -116,6 +117,7 @@ __all__ = [
     "Magnitude",
     "Members",
     "Normaliser",
+    "OptimalBrainCompression",
     "OptimalBrainDamage",
     "PercentageOfZeros",
     "Random",

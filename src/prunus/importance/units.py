@@ -49,6 +49,11 @@ def _rows(graph: Graph, node: Node, block: Tensor, leaf: Node) -> Iterator[Tenso
             offset += part.size
 
 
+def unit_places(graph: Graph, node: Node, leaf: Node) -> Tensor:
+    """The positions of each unit of an axis along a dimension that contains it: int64, (U, P)."""
+    return torch.cat(list(_rows(graph, node, torch.arange(node.size)[:, None], leaf)), 1)
+
+
 def matrices(scoring: Scoring, node: Node) -> list[tuple[str, int]]:
     """The members of an axis in which a unit is a vector; all of them where there is none."""
     members = scoring.occurrences(node)
