@@ -26,7 +26,8 @@ def prune(
         args: positional inputs, as for `prunus.trace`; a lone tensor is taken as `(tensor,)`.
         kwargs: keyword inputs.
         optimizer: its state is sliced along.
-        plan_options: as for `Graph.plan` (`ratio`, `budget`, `importance`, `scope`, `ignore`, `round_to`).
+        plan_options: as for `Graph.plan` (`ratio`, `budget`, `importance`, `scope`, `ignore`, `round_to`,
+            `depth` and the rest).
 
     Raises:
         PruningError: as `trace`, `Graph.plan` and `Plan.apply` do; the model is untouched then.
