@@ -88,7 +88,9 @@ def test_grouped_query_attention_with_rotary_embedding() -> None:
     tokens = torch.randint(0, 31, (3, 7))
     graph = prunus.trace(model, tokens[:2, :5])
     before = Snapshot.of(model)
-    found = quiet(graph, [tokens], lambda output, batch: output.logits.square().mean(), per_sample=True, covariance=True)
+    found = quiet(
+        graph, [tokens], lambda output, batch: output.logits.square().mean(), per_sample=True, covariance=True
+    )
     assert not before.differences(model, identity=True, randomness=True)
     assert {axis.node for axis in graph.prunable} <= found.activations.keys()
     for importance in prunus.importance.names():
