@@ -31,7 +31,8 @@ State of Neural Network Pruning?, 2020, arXiv:2003.03033.
   Python's standard library (every fifth module is the test set; the accuracy is that of the next byte).
 - *Torch-Pruning 1.6.1* takes a ratio and no target. Its ratio is searched until it meets the same target
   from below as closely as it can. It is told the number of heads, and its `num_heads` and `head_dim` are
-  repaired by hand. Importances are its own, with its own defaults.
+  repaired by hand. Importances are its own, with its own defaults, as they are shipped (its Hessian, "obd"
+  here, keeps the last sample only).
 - *torch.nn.utils.prune* only masks. It saves no MACs and no time, so it is a control and competes with
   nobody: it masks the share of each layer's units that a uniform cut to the target would remove.
 - *MACs* are counted by PyTorch on the finished network, attention included. *Time* is the median of {repeats}
@@ -188,8 +189,10 @@ def by_method(summary: Sequence[Row]) -> list[str]:
                 and "missed" not in row
             ]
             missing = len(networks) - len(rows)
-            text = f"{100 * mean(row['accuracy'] for row in rows):.2f}" if rows else ""
-            cells.append(f"{text} ({missing} missed)" if missing else text)
+            # A mean over the networks that are easier is no mean to compare.
+            cells.append(
+                f"missed on {missing}" if missing else f"{100 * mean(r['accuracy'] for r in rows):.2f}"
+            )
         lines.append(f"| {side}: {label} | " + " | ".join(cells) + " |")
     return lines
 
@@ -221,7 +224,7 @@ def present(rows: Sequence[Row], dense: Sequence[Row], write: bool) -> None:
         notes += f"\n\n![Accuracy against speed-up for each network]({PLOT})"
     notes += "\n\n" + "\n".join(methods)
     notes += (
-        "\n\n*Missed*: networks on which the method cannot reach the target, or has nothing to rank by. "
+        "\n\n*Missed on*: networks on which the method cannot reach the target or has nothing to rank by. "
         "In the next table, parameters and times are those of the two best, as parts of the unpruned "
         "network's; the accuracies are in percent."
     )
@@ -240,6 +243,7 @@ def plot(summary: Sequence[Row], dense: Sequence[Row]) -> bool:
     except ImportError:
         return False
     matplotlib.rcParams["svg.hashsalt"] = "quality"  # the same numbers give the same file
+    matplotlib.rcParams["svg.fonttype"] = "none"
     networks = list(dict.fromkeys(row["network"] for row in summary))
     figure, panels = pyplot.subplots(1, len(networks), figsize=(3.4 * len(networks), 3.4), squeeze=False)
     for panel, network in zip(panels[0], networks, strict=True):
