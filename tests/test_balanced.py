@@ -129,19 +129,17 @@ def test_what_costs_more_is_cut_more() -> None:
     assert max(equal.values()) - min(equal.values()) <= 1
 
 
-def test_what_many_weights_read_is_cut_less() -> None:
-    model = Residual(width=16, hidden=16, blocks=1)
-    deeper = Residual(width=16, hidden=16, blocks=6)
-    shares = []
-    for network in (model, deeper):
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.fill_(0.1)
-        graph = prunus.trace(network, torch.randn(2, 4))
-        counts = kept(graph, graph.plan(budget=prunus.Budget(params=0.3), scope="balanced"))
-        shares.append(counts["stem.out"])
-        assert min(counts.values()) >= 2  # no axis is emptied while others are whole
-    assert shares[0] < 16
+def test_what_many_weights_read_is_not_the_first_to_go() -> None:
+    """A unit of the residual stream saves six times as much as a hidden one, but as many more read it."""
+    model = Residual(width=16, hidden=16, blocks=6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    graph = prunus.trace(model, torch.randn(2, 4))
+    counts = kept(graph, graph.plan(budget=prunus.Budget(params=0.3), scope="balanced"))
+    stream = counts.pop("stem.out")
+    assert stream >= max(counts.values())
+    assert min(counts.values()) >= 4  # no axis is emptied while others are whole
 
 
 def test_limits_multiples_and_several_costs_hold() -> None:
