@@ -21,7 +21,8 @@ from ..graph.graph import Graph
 from ..plan import Plan
 from ..select.budget import Budget, BudgetSolver, Kept
 from ..select.groups import Group
-from ..select.knapsack import Knapsack, Meter, Rungs, Term, exact_meters, rungs_of, shares_lost
+from ..select.knapsack import Knapsack, Meter, Rungs, Term, exact_meters, rungs_of
+from ..select.losses import losses
 from .clock import Clock
 from .model import LatencyModel, OpCost
 from .table import LatencyTable
@@ -118,7 +119,7 @@ class LatencyPlanner:
         self.table = table or LatencyTable(device)
         self.original = _copied(graph.model)
         self.repeats = REPEATS
-        self.rungs: list[Rungs] = [shares_lost(graph, group, rungs_of(group), ranked) for group in groups]
+        self.rungs: list[Rungs] = [losses(graph, group, rungs_of(group), ranked) for group in groups]
 
     def _terms(self, model: LatencyModel) -> list[Term]:
         owner = {node: index for index, group in enumerate(self.groups) for node in group.nodes}

@@ -12,9 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..graph.axes import Node
 from ..graph.graph import Graph
 from .groups import Group
@@ -101,45 +98,16 @@ class Meter:
         return self.total - self.limit
 
 
-def rungs_of(group: Group) -> list[int]:
-    """At most about `LEVELS` of the widths a group may have: multiples of a power of two of its step."""
+def rungs_of(group: Group, most: int = LEVELS) -> list[int]:
+    """At most about so many of the widths a group may have: multiples of a power of two of its step."""
     allowed = [group.units]
     while (lower := group.below(allowed[-1])) < allowed[-1]:
         allowed.append(lower)
     stride = group.step
-    while group.units > stride * LEVELS:
+    while group.units > stride * most:
         stride *= 2
     inner = [kept for kept in allowed[1:-1] if kept % stride == 0]
     return [allowed[0], *inner, *allowed[1:][-1:]]
-
-
-def shares_lost(graph: Graph, group: Group, kept: Sequence[int], ranked: Mapping[Node, Tensor]) -> Rungs:
-    """The importance that a group loses at each width: what is removed, relative to what is kept.
-
-    For an axis with scores s and kept units K that is `sum of s outside K / sum of s in K`, times the number
-    of weights that the axis runs through, since losing half of a residual stream hurts every layer on it.
-    Setting units against those that remain (as LAMP does: Lee, Park, Mo, Ahn, Shin: Layer-adaptive Sparsity
-    for the Magnitude-based Pruning, 2021, arXiv:2010.07611, eq. 1) makes axes of different sizes comparable
-    and each further unit dearer, so that no axis is emptied while others are whole.
-    """
-    lost = [0.0] * len(kept)
-    for node in group.nodes:
-        ordered = ranked[node].clamp_min(0).sort(descending=True).values
-        total = float(ordered.sum())
-        if not total > 0:
-            ordered, total = torch.ones_like(ordered), float(len(ordered))
-        shares = ordered.cumsum(0) / total
-        for number, units in enumerate(kept[1:], start=1):
-            share = float(shares[node.size // group.units * units - 1])
-            lost[number] += _weights_with(graph, node) * (1 / max(share, 1e-12) - 1)
-    return Rungs(kept, lost)
-
-
-def _weights_with(graph: Graph, node: Node) -> int:
-    """The matrices and kernels that an axis runs through; vectors only follow them."""
-    axis = graph.by_node.get(node)
-    members = axis.members if axis is not None else []
-    return max(1, sum(sum(size > 1 for size in graph.shapes[name]) > 1 for name, _ in members))
 
 
 def exact_meters(graph: Graph, groups: Sequence[Group], limits: Mapping[str, float]) -> list[Meter]:
@@ -167,15 +135,6 @@ def exact_meters(graph: Graph, groups: Sequence[Group], limits: Mapping[str, flo
         fixed, monomials = graph.cost_model.polynomial(name)
         meters.append(Meter(limit, [term(*item) for item in monomials.items()], fixed, name=name))
     return meters
-
-
-def kept_by_knapsack(
-    graph: Graph, groups: Sequence[Group], ranked: Mapping[Node, Tensor], limits: Mapping[str, float]
-) -> dict[int, int] | None:
-    """Units kept of each group under limits of `graph.cost()`; None where the greedy gets stuck above."""
-    rungs = [shares_lost(graph, group, rungs_of(group), ranked) for group in groups]
-    sack = Knapsack(rungs, exact_meters(graph, groups, limits))
-    return sack.kept if sack.solve() else None
 
 
 class Knapsack:
