@@ -42,6 +42,11 @@ def inputs_of(model: nn.Module, loader: list[Any], name: str) -> Tensor:
     return torch.cat(seen, 1)
 
 
+def flat(weight: Tensor) -> Tensor:
+    """The weights of each input as a column; kernel positions are rows."""
+    return weight.detach().movedim(1, -1).flatten(0, -2)
+
+
 def obc(graph: prunus.Graph, axis: prunus.Axis, **options: Any) -> list[float]:
     importance = OptimalBrainCompression(normalize="none", **options)
     return scores(graph, [axis.node], importance, None)[axis.node].tolist()
@@ -91,8 +96,9 @@ def test_channels_of_convolutions_and_readers_are_summed() -> None:
     quiet(graph, [x for x, _ in loader], covariance=True)
 
     def parts(name: str, u: int) -> float:
-        rows = model.get_submodule(name).weight.detach().movedim(1, -1).flatten(0, -2)
-        return least_squares(rows, inputs_of(model, loader, name), [u], 0.01)
+        return least_squares(
+            flat(model.get_submodule(name).weight), inputs_of(model, loader, name), [u], 0.01
+        )
 
     wide = [parts("back", u) for u in range(8)]
     stream = [parts("wide", u) + parts("head", u) for u in range(6)]
@@ -100,10 +106,6 @@ def test_channels_of_convolutions_and_readers_are_summed() -> None:
     assert obc(graph, graph.axis("stem.out")) == pytest.approx(stream, rel=1e-7)
     first = obc(graph, graph.axis("stem.out"), reduction="first")
     assert first == pytest.approx([parts("wide", u) for u in range(6)], rel=1e-7)
-
-
-def flat(weight: Tensor) -> Tensor:
-    return weight.detach().movedim(1, -1).flatten(0, -2)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -190,13 +192,91 @@ def test_inputs_that_are_always_zero_cost_nothing() -> None:
         assert min(c for u, c in enumerate(found) if u not in (2, 5)) > 0
 
 
+def one_by_one(problems: list[tuple[Tensor, Tensor]], units: list[list[int]], damping: float) -> list[float]:
+    """Greedy removal by brute force: each set of removed units is a least squares problem of its own."""
+
+    def cost(removed: list[int]) -> float:
+        columns = [c for u in removed for c in units[u]]
+        return sum(least_squares(rows, inputs, columns, damping) for rows, inputs in problems)
+
+    gone: list[int] = []
+    scores = {}
+    while len(gone) < len(units):
+        left = [u for u in range(len(units)) if u not in gone]
+        best = min(left, key=lambda u: cost([*gone, u]))
+        gone.append(best)
+        scores[best] = cost(gone)
+    return [scores[u] for u in range(len(units))]
+
+
+def test_one_after_another_over_all_readers() -> None:
+    model, _ = build("residual", seed=3)
+    loader = [torch.randn(5, 3, 5, 5, dtype=torch.float64) for _ in range(3)]
+    graph = prunus.trace(model, loader[0])
+    quiet(graph, loader, covariance=True)
+    problems = [
+        (flat(model.get_submodule(name).weight), inputs_of(model, loader, name)) for name in ("wide", "head")
+    ]
+    wanted = one_by_one(problems, [[u] for u in range(6)], 0.01)
+    assert obc(graph, graph.axis("stem.out"), sequential=True) == pytest.approx(wanted, rel=1e-7)
+
+
+def test_one_group_after_another() -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(5, 12), Attention(chunks=True), nn.Linear(12, 5)).double().eval()
+    loader = [torch.randn(6, 5, 5, dtype=torch.float64) for _ in range(2)]
+    graph = prunus.trace(model, loader[0])
+    quiet(graph, loader, covariance=True)
+    problem = model[1].out.weight.detach(), inputs_of(model, loader, "1.out")
+    dims = [[h * 4 + d for h in range(3)] for d in range(4)]
+    found = obc(graph, axis_of(graph, ("1.out.weight", 1), 4), sequential=True)
+    assert found == pytest.approx(one_by_one([problem], dims, 0.01), rel=1e-7)
+
+
+def test_one_channel_of_each_group_after_another() -> None:
+    model, loader = build("depthwise", seed=1)
+    graph = prunus.trace(model, loader[0][0])
+    quiet(graph, loader, covariance=True)
+    nodes = [axis.node for axis in graph.prunable]
+    both = [
+        scores(graph, nodes, OptimalBrainCompression(normalize="none", sequential=s), None) for s in (0, 1)
+    ]
+    for node in nodes:
+        alone, after = both[0][node], both[1][node]
+        first = alone.argmin()
+        assert after.argmin() == first
+        assert after[first] == pytest.approx(float(alone[first]))
+        assert (after.sort().values.diff() >= 0).all()
+
+
+def test_one_of_two_equal_units_stays() -> None:
+    """Each alone is nearly free; one after the other, the second is as dear as it is without a copy."""
+    model, loader = perceptron()
+    with torch.no_grad():
+        model[0].weight[4] = model[0].weight[6]
+        model[0].bias[4] = model[0].bias[6]
+        model[2].weight[:, [4, 6]] = 2.0
+    graph = prunus.trace(model, loader[0])
+    quiet(graph, loader, covariance=True)
+    kept = {
+        sequential: graph.plan(
+            ratio=2 / 9, importance=OptimalBrainCompression(damping=1e-6, sequential=sequential)
+        )
+        .indices("0.weight")[0]
+        .tolist()
+        for sequential in (False, True)
+    }
+    assert not {4, 6} & set(kept[False])
+    assert len({4, 6} & set(kept[True])) == 1
+
+
 def test_large_axes_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     model, loader = build("language")
     graph = prunus.trace(model, loader[0][0])
     nodes = [axis.node for axis in graph.prunable]
     whole_moments = quiet(graph, loader, covariance=True).second_moments
     whole = scores(graph, nodes, "obc", None)
-    monkeypatch.setattr("prunus.importance.optimal_brain_compression.ENTRIES", 1)
+    monkeypatch.setattr("prunus.importance.surgeon.ENTRIES", 1)
     monkeypatch.setattr("prunus.calibration.moments.ENTRIES", 1)
     moments = quiet(graph, loader, covariance=True).second_moments
     assert moments.keys() == whole_moments.keys()
