@@ -46,6 +46,8 @@ bench: $(STAMPS)/bench ## run the benchmarks, hours on two cores; one alone: .ve
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.native_config
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.zoo --jobs 2
 
 dev: $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/docs $(STAMPS)/dev ## everything for working on Prunus, with the git hooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import importance, latency, training
 from .api import prune
 from .calibration import Calibration, calibrate
 from .checkpoint import load, save
@@ -30,9 +31,12 @@ __all__ = [
     "calibrate",
     "compact",
     "fit",
+    "importance",
+    "latency",
     "load",
     "prune",
     "save",
     "sensitivity",
     "trace",
+    "training",
 ]
