@@ -35,7 +35,7 @@ def flops(model: nn.Module, args: Any, kwargs: Any) -> int:
 
 
 class MadeBytes(TorchDispatchMode):
-    """Bytes of every tensor that an operation makes; views and in-place results are not made."""
+    """Bytes of every tensor that an operation makes; views, copies of layout and in-place results are not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class MadeBytes(TorchDispatchMode):
         outs = [result] if isinstance(result, Tensor) else [t for t in result or () if isinstance(t, Tensor)]
         for index, out in enumerate(outs):
             returns = func._schema.returns
-            if returns[min(index, len(returns) - 1)].alias_info is None:
+            copied = func._schema.name in ("aten::clone", "aten::_unsafe_view")
+            if returns[min(index, len(returns) - 1)].alias_info is None and not copied:
                 self.total += out.numel() * out.element_size()
         return result
 
@@ -81,12 +82,7 @@ def test_macs_and_parameters_agree_with_independent_counts(name: str) -> None:
     assert promised.params == parameter_entries(model)
     assert 2 * promised.macs == flops(model, args, kwargs)
     again = prunus.trace(model, args, kwargs).cost()
-    assert (again.macs, again.params, again.param_bytes) == (
-        promised.macs,
-        promised.params,
-        promised.param_bytes,
-    )
-    assert 0.9 < again.activation_bytes / promised.activation_bytes < 1.1  # a reshape may or may not copy
+    assert again == promised
 
 
 class Plain(nn.Module):

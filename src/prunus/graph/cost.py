@@ -21,7 +21,8 @@ class Costs:
         macs: multiply-accumulates of all convolutions and matrix products (FLOPs are twice that, as
             `torch.utils.flop_counter` counts them).
         params: number of parameter entries, tied ones once.
-        activation_bytes: bytes of every tensor that the forward pass makes, views not counted.
+        activation_bytes: bytes of every tensor that the forward pass makes, views and copies of the same
+            entries in another layout not counted.
         param_bytes: bytes of parameters and buffers.
     """
 
@@ -32,6 +33,11 @@ class Costs:
 
     def __getitem__(self, key: str) -> int:
         return int(getattr(self, key))
+
+
+LAYOUT_COPIES = frozenset({"clone", "_unsafe_view"})
+"""What a reshape does where it cannot view. Whether it can depends on strides, and so on widths: one that
+copies at one width may view at another."""
 
 
 class CostModel:
@@ -52,6 +58,8 @@ class CostModel:
             if item.kind != "attribute":
                 self._add("param_bytes", axes, item.tensor.element_size())
         for op in graph.ops:
+            if op.name in LAYOUT_COPIES:
+                continue
             returns = op.func._schema.returns
             for index, value in enumerate(op.outs):
                 alias = returns[min(index, len(returns) - 1)].alias_info
