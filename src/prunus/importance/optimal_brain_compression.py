@@ -42,8 +42,9 @@ class OptimalBrainCompression(Importance):
     A plan only cuts, and leaves the making up to the training that follows.
 
     For a convolution H is that of its channels: kernel positions are taken to see alike and independent
-    inputs, so that each is a row of W. Groups of a grouped convolution have an H each. A member is a weight
-    that reads the axis; its makers do not count. An axis that no weight reads (queries and keys), or only
+    inputs, so that each is a row of W. Groups of a grouped convolution have an H each; the experts or other
+    parts of one parameter that see inputs of their own share one. A member is a weight that reads the axis;
+    its makers do not count. An axis that no weight reads (queries and keys), or only
     weights with more inputs than `prunus.calibrate` gathers, is ranked by magnitude.
 
     Attributes:
@@ -68,31 +69,39 @@ class OptimalBrainCompression(Importance):
             raise InputError(f"damping={self.damping!r}: a finite share of the mean diagonal, at least zero")
 
     def members(self, scoring: Scoring) -> Members:
-        found: Members = {}
-        for node, weights in _readers(scoring).items():
-            layers = self._layers(scoring, node, weights)
-            if self.sequential and weights:
-                found[node] = [self._one_by_one([layer.copy() for layer in layers], node.size)]
-            elif weights:
-                found[node] = [layer.costs().cpu() for layer in layers]
-        return found
+        readers = _readers(scoring)
+        if self.sequential:
+            return {node: self._in_turn(scoring, node, weights) for node, weights in readers.items()}
+        places = {weight: place for place, weight in enumerate(_needed(scoring).second_moments)}
+        pairs = [(node, weight) for node, weights in readers.items() for weight in weights]
+        pairs.sort(key=lambda pair: places[pair[1]])
+        costs = {
+            pair: layer.costs().cpu() for pair, layer in zip(pairs, self._layers(scoring, pairs), strict=True)
+        }
+        return {node: [costs[node, weight] for weight in weights] for node, weights in readers.items()}
 
-    def _layers(self, scoring: Scoring, node: Node, weights: list[Weight]) -> Iterator[Layer]:
-        """The layers that read an axis, one at a time."""
+    def _layers(self, scoring: Scoring, pairs: list[tuple[Node, Weight]]) -> Iterator[Layer]:
+        """One at a time, the layers of weights that read the axes beside them."""
         known: tuple[Tensor, Tensor] | None = None
-        for name, dim in weights:
+        for node, (name, dim) in pairs:
             moments_GCC = _needed(scoring).second_moments[name, dim]
             blocks_GCC, inputs = _inputs(scoring.graph, name, dim, moments_GCC)
-            # Weights that read the same tensor follow one another.
+            weight = scoring.parameters()[name].detach()
+            blocks_GCC = blocks_GCC.to(weight.device)
+            # An inverse serves several axes, and the weights that read the same tensor.
             if known is None or known[0] is not moments_GCC or len(known[1]) != len(blocks_GCC):
                 known = moments_GCC, self._inverse(blocks_GCC, name)
-            weight_IR = _by_input(scoring.parameters()[name].detach(), dim, len(blocks_GCC))
+            weight_IR = _by_input(weight, dim, len(blocks_GCC))
             silent_I1 = blocks_GCC.diagonal(dim1=1, dim2=2).reshape(-1, 1) == 0
             places_UP = unit_places(scoring.graph, inputs, node).to(weight_IR.device)
             yield Layer(known[1], weight_IR.masked_fill(silent_I1, 0), places_UP)
 
-    def _one_by_one(self, layers: list[Layer], units: int) -> Tensor:
+    def _in_turn(self, scoring: Scoring, node: Node, weights: list[Weight]) -> list[Tensor]:
         """What all units removed so far cost together when each unit goes, the cheapest first."""
+        if not weights:
+            return []
+        layers = [layer.copy() for layer in self._layers(scoring, [(node, weight) for weight in weights])]
+        units = node.size
         scores = torch.zeros(units, dtype=torch.float64)
         gone = torch.zeros(units, dtype=torch.bool)
         total = 0.0
@@ -103,7 +112,7 @@ class OptimalBrainCompression(Importance):
             scores[unit], gone[unit] = total, True
             for layer in layers:
                 layer.remove(unit)
-        return scores
+        return [scores]
 
     def _inverse(self, moments_GCC: Tensor, name: str) -> Tensor:
         """The inverse of each group's damped Hessian, inputs that are always zero having no part in it."""
