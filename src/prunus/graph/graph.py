@@ -336,7 +336,8 @@ class Graph:
                 function from a `prunus.importance.Scoring` to a vector of scores for each axis.
             scope: "local" cuts every axis by the same ratio; "global" ranks all units together;
                 "isomorphic" ranks together the units of axes that run through the same kinds of layers;
-                "balanced", for a budget, cuts where least importance is lost for what it saves.
+                "balanced", for a budget, cuts where least importance is lost for what it saves. A budget of
+                latency is always balanced, by measured times.
             ignore: modules or names whose axes stay whole.
             round_to: kept widths are multiples of this where the axis is large enough; or a dict as for
                 `ratio`, other axes keeping any width.
