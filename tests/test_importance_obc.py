@@ -160,7 +160,7 @@ def test_inputs_that_others_replace_are_cheap() -> None:
     assert found[[1, 4]].max() < 1e-3 * found[others].min()
     size = scores(graph, [axis.node], Magnitude(), None)[axis.node]
     assert size[[1, 4]].min() > size[others].max()
-    # As OBC damps: less than it would cost without its copy.
+    # With the usual damping: less than it would cost without its copy.
     rows, inputs = model[2].weight.detach(), inputs_of(model, loader, "2")
     left = [u for u in range(9) if u != 4]
     alone = least_squares(rows[:, left], inputs[left], [1], 0.01)

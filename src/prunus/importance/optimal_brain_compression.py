@@ -48,8 +48,8 @@ class OptimalBrainCompression(Importance):
     weights with more inputs than `prunus.calibrate` gathers, is ranked by magnitude.
 
     Attributes:
-        damping: what is added to the diagonal of H, as a share of its mean; as in OBC, 1%. Without it,
-            inputs that depend linearly on others have no inverse.
+        damping: what is added to the diagonal of H, as a share of its mean: 1%, as in the authors' next work
+            (GPTQ, arXiv:2210.17323). Without it, H has no inverse where inputs depend linearly on others.
         sequential: remove the units of an axis one after another, the cheapest first, the weights that stay
             making up for each as in OBC; a unit's score is what all up to it cost together. For an axis of
             U units, that takes U * I * I multiplications for each weight that reads it along I inputs, and
