@@ -56,13 +56,15 @@ SHARED = (
 )
 """Importance and scope that both libraries have: the same number of tries for each."""
 
-OWN = ("random", "l2", "fpgm", "taylor_element", "wanda", "obd")
+OWN = ("random", "l2", "fpgm", "taylor_element", "wanda", "obd", "obc_sequential")
 """Importances that ours are also tried with in the scope that the peer does not have, "balanced"."""
 
 GRADIENTS = ("taylor", "taylor_element")
 SAMPLES = ("obd", "obdc", "fisher")
-ACTIVATIONS = ("activation", "apoz", "wanda")
-"""The importances that read the mean gradient, single samples' gradients, and activations."""
+ACTIVATIONS = ("activation", "apoz", "wanda", "obc", "obc_sequential")
+SECOND_MOMENTS = ("obc", "obc_sequential")
+"""The importances that read the mean gradient, single samples' gradients, activations, and the second moments
+of these."""
 
 
 def methods() -> list[Method]:
@@ -111,6 +113,7 @@ def _prunus(
             loss=None if kind in ACTIVATIONS else loss,
             per_sample=kind in SAMPLES,
             activations=kind in ACTIVATIONS,
+            covariance=kind in SECOND_MOMENTS,
             progress=False,
         )
     plan = graph.plan(budget=prunus.Budget(macs=target), seed=seed, **options)
