@@ -1,0 +1,168 @@
+"""A parameter as a dense parameter times a mask, multiplied where it is read and kept nowhere.
+
+A masked module holds the parameter `weight_orig` and the bool buffer `weight_mask`, and its class is a
+subclass of its own that differs in one thing: reading `weight` multiplies the two. So there is no third
+tensor between steps, nothing that a copy or a pickle would trip over, and nothing that could be out of date.
+There is one such subclass for each class and set of names, with the class's own name.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod as PruneHook
+
+from .bits import Bits, pack, unpack_entry
+from .product import masked
+
+NAMES = "_masked_names"
+ORIG, MASK = "_orig", "_mask"
+
+_CLASSES: weakref.WeakValueDictionary[tuple[type, tuple[str, ...]], type] = weakref.WeakValueDictionary()
+
+
+def hooks_of(module: nn.Module, name: str | None = None) -> Iterator[tuple[int, Any]]:
+    """The pruning methods of a module, or of one of its parameters, with their keys among the hooks."""
+    for key, hook in module._forward_pre_hooks.items():
+        if isinstance(hook, PruneHook) and name in (None, hook._tensor_name):
+            yield key, hook
+
+
+class _MaskedParameter:
+    """What reading a masked parameter gives.
+
+    An entry of the same name in the instance's `__dict__` comes first, so the attribute can be set as any
+    other; the method's hook takes such an entry away before the next forward.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
+        if module is None:
+            return self
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, PruneHook) and hook._tensor_name == self.name:
+                method: Any = hook
+                return method.apply_mask(module)
+        return masked(getattr(module, self.name + ORIG), getattr(module, self.name + MASK))
+
+
+class _FlatWeights:
+    """The list of weights that recurrent layers hand to their kernels, made when it is read."""
+
+    def __get__(self, module: Any, owner: type | None = None) -> Any:
+        if module is None:
+            return self
+        return [getattr(module, name, None) for name in module._flat_weights_names]
+
+    def __set__(self, module: Any, value: Any) -> None:
+        """Ignored: there is nothing to keep."""
+
+
+def _keep_nothing(self: nn.Module) -> None:
+    """In place of `RNNBase._update_flat_weights`, which compares the list with the attributes."""
+
+
+def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
+    """As the class itself is copied and pickled, with the masks as bits."""
+    cls = type(self)
+    plain: Any = base_class(cls)
+    make, args, state, *rest = plain.__reduce_ex__(self, protocol)
+    args = tuple(base_class(cls) if item is cls else item for item in args)
+    if isinstance(state, Mapping) and "_buffers" in state:
+        buffers = dict(state["_buffers"])
+        for name in names_of(cls):
+            if isinstance(buffers.get(name + MASK), Tensor):
+                buffers[name + MASK] = pack(buffers[name + MASK])
+        state = {**state, "_buffers": buffers}
+    return (_rebuild, (names_of(cls), make, args), state, *rest)
+
+
+def _rebuild(names: tuple[str, ...], make: Any, args: tuple[Any, ...]) -> nn.Module:
+    module: nn.Module = make(*args)
+    module.__class__ = masked_class(type(module), names)
+    return module
+
+
+def _set_state(self: nn.Module, state: dict[str, Any]) -> None:
+    base_class(type(self)).__setstate__(self, state)  # type: ignore[attr-defined]
+    buffers: dict[str, Any] = self._buffers
+    for name, buffer in buffers.items():
+        if isinstance(buffer, Bits):
+            buffers[name] = buffer.unpack()
+
+
+def _shallow_copy(self: nn.Module) -> nn.Module:
+    """A module that shares its tensors with this one, as `copy.copy` of any module does."""
+    other = type(self).__new__(type(self))
+    other.__dict__.update(self.__dict__)
+    return other
+
+
+def _load_from_state_dict(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Float masks, as `torch.nn.utils.prune` writes them, and packed ones become bool first."""
+    for name in names_of(type(self)):
+        wrong = unpack_entry(state_dict, prefix + name + MASK, self._buffers[name + MASK])
+        if wrong is not None:
+            rest[-1].append(wrong)
+    base_class(type(self))._load_from_state_dict(self, state_dict, prefix, *rest)  # type: ignore[attr-defined]
+
+
+def masked_class(base: type, names: tuple[str, ...]) -> type:
+    """The subclass of `base` in which these names are masked parameters."""
+    known = _CLASSES.get((base, names))
+    if known is not None:
+        return known
+    body: dict[str, Any] = {name: _MaskedParameter(name) for name in names}
+    body |= {
+        NAMES: names,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": _reduce_ex,
+        "__setstate__": _set_state,
+        "_load_from_state_dict": _load_from_state_dict,
+    }
+    if not hasattr(base, "__copy__"):
+        body["__copy__"] = _shallow_copy
+    if issubclass(base, nn.RNNBase):
+        body |= {"_flat_weights": _FlatWeights(), "_update_flat_weights": _keep_nothing}
+    made = types.new_class(base.__name__, (base,), {}, lambda space: space.update(body))
+    _CLASSES[base, names] = made
+    return made
+
+
+def masked_ancestor(cls: type) -> type | None:
+    """The subclass with masked parameters that a module's class is, or inherits from."""
+    return next((item for item in cls.__mro__ if NAMES in item.__dict__), None)
+
+
+def names_of(cls: type) -> tuple[str, ...]:
+    """The masked parameters of a class, in the order in which they were masked."""
+    names: tuple[str, ...] = getattr(cls, NAMES, ())
+    return names
+
+
+def base_class(cls: type) -> type:
+    """The class without masks."""
+    own = masked_ancestor(cls)
+    return cls if own is None else own.__bases__[0]
+
+
+def set_names(module: nn.Module, names: tuple[str, ...]) -> None:
+    """Let a module be of the class in which exactly these names are masked."""
+    if names == names_of(type(module)):
+        return
+    base = base_class(type(module))
+    module.__class__ = masked_class(base, names) if names else base
+    if isinstance(module, nn.RNNBase):
+        if names:
+            module.__dict__.pop("_flat_weights", None)
+            module.__dict__["_flat_weight_refs"] = []
+        else:
+            module._init_flat_weights()
