@@ -1,4 +1,4 @@
-"""Masks of `torch.nn.utils.prune` made permanent, and put back.
+"""Masks of `torch.nn.utils.prune` and of `prunus.masks` made permanent, and put back.
 
 A masked module holds `weight_orig` and `weight_mask`, and a hook multiplies them into `weight` before each
 forward. Compaction ends that, as `torch.nn.utils.prune.remove` does: the weight becomes an ordinary parameter
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
+
+from ..masks.reparametrize import names_of, set_names
 
 
 def _hooks(module: nn.Module) -> Iterator[tuple[int, BasePruningMethod]]:
@@ -51,6 +53,8 @@ def make_permanent(model: nn.Module) -> Callable[[], None] | None:
 def _unmask(module: nn.Module, masked: list[tuple[int, BasePruningMethod]]) -> Callable[[], None]:
     spaces: list[dict[Any, Any]] = [module._parameters, module._buffers, module._forward_pre_hooks]
     saved = [dict(space) for space in spaces]
+    masked_names = names_of(type(module))
+    set_names(module, tuple(name for name in masked_names if name not in {h._tensor_name for _, h in masked}))
     values: list[tuple[nn.Parameter, Tensor, Tensor]] = []
     for key, hook in masked:
         name = hook._tensor_name
@@ -69,6 +73,7 @@ def _unmask(module: nn.Module, masked: list[tuple[int, BasePruningMethod]]) -> C
             original.data = before if bool(same.all()) else torch.where(same, before, original.data)
         for _, hook in masked:
             del module._parameters[hook._tensor_name]
+        set_names(module, masked_names)
         for space, content in zip(spaces, saved, strict=True):
             now = {**content, **{key: value for key, value in space.items() if key not in content}}
             space.clear()
