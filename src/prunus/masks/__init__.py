@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from .across import global_unstructured
+from .amounts import channel_norm as _compute_norm
+from .amounts import check_amount as _validate_pruning_amount_init
+from .amounts import check_amount_fits as _validate_pruning_amount
+from .amounts import check_dim as _validate_pruning_dim
+from .amounts import check_structured as _validate_structured_pruning
+from .amounts import count_to_prune as _compute_nparams_toprune
+from .checkpoints import load, packed_state_dict, plain_state_dict
 from .functions import (
     custom_from_mask,
     identity,
@@ -13,6 +20,7 @@ from .functions import (
     random_unstructured,
     remove,
 )
+from .granularity import Blocks, NOfM, PerRow, blocks, n_of_m, per_row
 from .method import BasePruningMethod, PruningContainer
 from .methods import (
     CustomFromMask,
@@ -22,23 +30,45 @@ from .methods import (
     RandomStructured,
     RandomUnstructured,
 )
+from .report import Report, report
+
+_FOR_OWN_METHODS = (
+    _compute_norm,
+    _compute_nparams_toprune,
+    _validate_pruning_amount,
+    _validate_pruning_amount_init,
+    _validate_pruning_dim,
+    _validate_structured_pruning,
+)
+"""Under the names that methods written for `torch.nn.utils.prune` borrow from it."""
 
 __all__ = [
     "BasePruningMethod",
+    "Blocks",
     "CustomFromMask",
     "Identity",
     "L1Unstructured",
     "LnStructured",
+    "NOfM",
+    "PerRow",
     "PruningContainer",
     "RandomStructured",
     "RandomUnstructured",
+    "Report",
+    "blocks",
     "custom_from_mask",
     "global_unstructured",
     "identity",
     "is_pruned",
     "l1_unstructured",
     "ln_structured",
+    "load",
+    "n_of_m",
+    "packed_state_dict",
+    "per_row",
+    "plain_state_dict",
     "random_structured",
     "random_unstructured",
     "remove",
+    "report",
 ]

@@ -24,6 +24,10 @@ class NameTakenError(InputError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class StateDictError(InputError, RuntimeError):
+    """A state dict that does not fit the model."""
+
+
 class MethodError(PruningError, AttributeError):
     """A pruning method that lacks what its kind has to have."""
 
@@ -41,4 +45,5 @@ __all__ = [
     "MissingParameterError",
     "NameTakenError",
     "ShapeError",
+    "StateDictError",
 ]
