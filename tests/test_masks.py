@@ -45,9 +45,16 @@ def in_step(module: nn.Module, *calls: Any) -> nn.Module:
     """Do the same calls with both packages, from the same seeds, and compare after each."""
     pair = (module, copy.deepcopy(module))
     for seed, call in enumerate(calls):
+        errors = []
         for package, own in zip(BOTH, pair, strict=True):
             torch.manual_seed(seed)
-            call(package, own)
+            try:
+                call(package, own)
+            except ValueError as error:  # a count of what is not there any more
+                errors.append(error)
+        if errors:
+            assert len(errors) == 2
+            break  # the original has lost its hook
         assert_same(*pair)
     return module
 
@@ -60,8 +67,6 @@ AMOUNTS: list[Any] = [0.0, 0.2, 0.5, 0.77, 1.0, 0, 1, 3]
 @pytest.mark.parametrize("name", ["random_unstructured", "l1_unstructured"])
 def test_unstructured(shape: tuple[int, ...], name: str) -> None:
     for first, second in itertools.product(AMOUNTS, [0.3, 1.0, 1]):
-        if type(first) is float and first == 1.0 and type(second) is int:
-            continue  # a count of what is not there any more: an error in both
         in_step(
             layer(shape),
             lambda p, m, a=first: getattr(p, name)(m, "weight", a),
@@ -75,8 +80,6 @@ def test_unstructured(shape: tuple[int, ...], name: str) -> None:
 def test_ln_structured(shape: tuple[int, ...], n: float) -> None:
     for dim in range(-len(shape), len(shape)):
         for amount in (0.0, 0.4, 1, 1.0):
-            if type(amount) is int and shape[dim] <= 1:
-                continue
             in_step(
                 layer(shape),
                 lambda p, m, a=amount, d=dim: p.ln_structured(m, "weight", a, n=n, dim=d),

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .amounts import check_dim, check_scores, check_structured
 from .errors import ArgumentTypeError, InputError
 from .functions import Parameters, custom_from_mask
-from .method import BasePruningMethod, checked_mask, checked_scores, current_mask, filled, parameter_values
+from .method import BasePruningMethod, filled
+from .parameters import checked_mask, checked_scores, current_mask, parameter_values
 from .ranking import Ranked, lowest
 from .reparametrize import MASK
 

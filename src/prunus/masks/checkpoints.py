@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .bits import pack, unpack_entry
 from .errors import ArgumentTypeError, StateDictError
-from .method import whole
+from .parameters import whole
 from .product import masked
 from .reparametrize import MASK, ORIG, hooks_of
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import ArgumentTypeError
-from .method import current_mask, whole
+from .parameters import current_mask, whole
 from .reparametrize import MASK, ORIG, hooks_of
 
 
