@@ -10,6 +10,7 @@ from .amounts import check_dim as _validate_pruning_dim
 from .amounts import check_structured as _validate_structured_pruning
 from .amounts import count_to_prune as _compute_nparams_toprune
 from .checkpoints import load, packed_state_dict, plain_state_dict
+from .coupled import from_plan
 from .functions import (
     custom_from_mask,
     identity,
@@ -20,6 +21,7 @@ from .functions import (
     random_unstructured,
     remove,
 )
+from .gradual import Gradual
 from .granularity import Blocks, NOfM, PerRow, blocks, n_of_m, per_row
 from .method import BasePruningMethod, PruningContainer
 from .methods import (
@@ -30,6 +32,7 @@ from .methods import (
     RandomStructured,
     RandomUnstructured,
 )
+from .regrowth import Regrowth, RigL, SparseMomentum
 from .report import Report, report
 
 _FOR_OWN_METHODS = (
@@ -46,6 +49,7 @@ __all__ = [
     "BasePruningMethod",
     "Blocks",
     "CustomFromMask",
+    "Gradual",
     "Identity",
     "L1Unstructured",
     "LnStructured",
@@ -54,9 +58,13 @@ __all__ = [
     "PruningContainer",
     "RandomStructured",
     "RandomUnstructured",
+    "Regrowth",
     "Report",
+    "RigL",
+    "SparseMomentum",
     "blocks",
     "custom_from_mask",
+    "from_plan",
     "global_unstructured",
     "identity",
     "is_pruned",

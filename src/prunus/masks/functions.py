@@ -8,6 +8,10 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn.utils import prune as original
 
+from ..graph.axes import Node
+from ..graph.graph import Graph
+from .amounts import check_dim, check_structured
+from .coupled import coupled_leaves, mask_partners
 from .errors import InputError
 from .methods import (
     CustomFromMask,
@@ -17,6 +21,7 @@ from .methods import (
     RandomStructured,
     RandomUnstructured,
 )
+from .parameters import parameter_values
 from .reparametrize import hooks_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -43,17 +48,55 @@ def l1_unstructured(module: M, name: str, amount: Any, importance_scores: Tensor
     return module
 
 
-def random_structured(module: M, name: str, amount: Any, dim: int) -> M:
-    """Prune channels at random: see `RandomStructured`, `BasePruningMethod.apply`. Returns the module."""
+def random_structured(module: M, name: str, amount: Any, dim: int, coupled: Graph | None = None) -> M:
+    """Prune channels at random: see `RandomStructured`, `BasePruningMethod.apply`. Returns the module.
+
+    Args:
+        module: the module that holds the parameter.
+        name: the parameter's name in it.
+        amount: the fraction (float) or number (int) of channels to prune.
+        dim: the dimension whose slices are the channels.
+        coupled: `prunus.trace(model, inputs)`, to mask the channels' partners as well: biases, norms, and
+            the inputs of all that reads them. `prunus.compact` can then remove them. One graph, traced
+            before or after pruning, serves for many calls.
+
+    Raises:
+        InputError: the channels have to stay whole where there are partners; the message says why.
+    """
+    leaves = None if coupled is None else _partners(coupled, module, name, dim)
     RandomStructured.apply(module, name, amount, dim)
-    return module
+    return _with_partners(coupled, module, name, dim, leaves)
 
 
 def ln_structured(
-    module: M, name: str, amount: Any, n: Any, dim: int, importance_scores: Tensor | None = None
+    module: M,
+    name: str,
+    amount: Any,
+    n: Any,
+    dim: int,
+    importance_scores: Tensor | None = None,
+    coupled: Graph | None = None,
 ) -> M:
-    """Prune the channels of smallest norm: see `LnStructured`, `BasePruningMethod.apply`."""
+    """Prune the channels of smallest norm: see `LnStructured`, `BasePruningMethod.apply`.
+
+    With `coupled=prunus.trace(model, inputs)`, their partners are masked as well: see `random_structured`.
+    Returns the module.
+    """
+    leaves = None if coupled is None else _partners(coupled, module, name, dim)
     LnStructured.apply(module, name, amount, n, dim, importance_scores=importance_scores)
+    return _with_partners(coupled, module, name, dim, leaves)
+
+
+def _partners(graph: Graph, module: nn.Module, name: str, dim: int) -> list[Node]:
+    values = parameter_values(module, name)
+    check_structured(values)
+    check_dim(values, dim)
+    return coupled_leaves(graph, module, name, dim)
+
+
+def _with_partners(graph: Graph | None, module: M, name: str, dim: int, leaves: list[Node] | None) -> M:
+    if graph is not None and leaves is not None:
+        mask_partners(graph, module, name, dim, leaves)
     return module
 
 

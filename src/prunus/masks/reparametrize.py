@@ -48,7 +48,11 @@ class _MaskedParameter:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, PruneHook) and hook._tensor_name == self.name:
                 method: Any = hook
-                return method.apply_mask(module)
+                product = method.apply_mask(module)
+                watch = method.__dict__.get("_dense_gradient")
+                if watch is not None and watch.on and product.requires_grad:
+                    product.register_hook(watch.add)
+                return product
         return masked(getattr(module, self.name + ORIG), getattr(module, self.name + MASK))
 
 

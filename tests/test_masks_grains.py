@@ -1,0 +1,250 @@
+"""Masks of other grains, over steps, and with their partners."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+import prunus.masks as prune
+from masked_layers import layer
+from prunus.training.schedules import agp, linear
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (1, 2), (0, 4), (4, 4)])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_n_of_m_against_brute_force(n: int, m: int, dim: int) -> None:
+    module = layer((8, 16, 8))
+    prune.n_of_m(module, "weight", n, m, dim=dim)
+    rows = module.weight_orig.detach().abs().movedim(dim, -1).reshape(-1, m)
+    kept = module.weight_mask.movedim(dim, -1).reshape(-1, m)
+    for row, mask in zip(rows.tolist(), kept.tolist(), strict=True):
+        largest = sorted(range(m), key=lambda i: -row[i])[:n]
+        assert [i for i in range(m) if mask[i]] == sorted(largest)
+
+
+def test_n_of_m_on_what_is_pruned_already() -> None:
+    module = layer((6, 16))
+    prune.l1_unstructured(module, "weight", 0.4)
+    prune.n_of_m(module, "weight", 2, 4)
+    before = module.weight_mask.clone()
+    assert int(before.reshape(6, 4, 4).sum(-1).max()) <= 2
+    prune.n_of_m(module, "weight", 2, 4)
+    assert torch.equal(module.weight_mask, before)
+
+
+@pytest.mark.parametrize("amount", [0.5, 0.3, 3])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_per_row_against_brute_force(amount: Any, dim: int) -> None:
+    module = layer((5, 6, 2))
+    prune.per_row(module, "weight", amount, dim=dim)
+    for values, mask in zip(
+        module.weight_orig.detach().movedim(dim, 0), module.weight_mask.movedim(dim, 0), strict=True
+    ):
+        count = amount if isinstance(amount, int) else round(amount * values.numel())
+        assert int((~mask).sum()) == count
+        assert values[~mask].abs().max() < values[mask].abs().min()
+
+
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [
+        ((8, 6), (4, 1)),
+        ((32, 16), (16, 16)),
+        ((8, 6), (2, 3)),
+        ((8, 4, 3, 3), (4, 1)),
+        ((6, 4, 2), (3, 2, 2)),
+    ],
+)
+def test_blocks_against_brute_force(shape: tuple[int, ...], block: tuple[int, ...]) -> None:
+    module = layer(shape)
+    prune.blocks(module, "weight", 0.5, block)
+    prune.blocks(module, "weight", 1, block)
+    norms, kept = [], []
+    whole = (*block, *shape[len(block) :])
+    steps = [range(0, size, step) for size, step in zip(shape, whole, strict=True)]
+    for corner in torch.cartesian_prod(*map(torch.tensor, map(list, steps))).tolist():
+        part = tuple(slice(c, c + size) for c, size in zip(corner, whole, strict=True))
+        assert module.weight_mask[part].all() or not module.weight_mask[part].any()
+        norms.append(float(module.weight_orig[part].detach().norm()))
+        kept.append(bool(module.weight_mask[part].all()))
+    gone = [norm for norm, keep in zip(norms, kept, strict=True) if not keep]
+    assert len(gone) == round(0.5 * len(norms)) + 1
+    assert max(gone) < min([norm for norm, keep in zip(norms, kept, strict=True) if keep], default=9e9)
+
+
+def test_bad_grains() -> None:
+    module = layer((6, 5))
+    calls = [
+        (lambda: prune.n_of_m(module, "weight", 2, 4), ValueError),
+        (lambda: prune.n_of_m(module, "weight", 5, 4), ValueError),
+        (lambda: prune.n_of_m(module, "weight", 2.0, 4), TypeError),
+        (lambda: prune.n_of_m(module, "weight", dim=2), IndexError),
+        (lambda: prune.per_row(module, "weight", 6), ValueError),
+        (lambda: prune.blocks(module, "weight", 0.5, (4, 1)), ValueError),
+        (lambda: prune.blocks(module, "weight", 0.5, (0, 1)), ValueError),
+        (lambda: prune.blocks(module, "weight", 0.5, 4), TypeError),
+        (lambda: prune.blocks(module, "weight", 0.5, (1, 1, 1)), ValueError),
+    ]
+    for call, kind in calls:
+        with pytest.raises(kind) as error:
+            call()
+        assert isinstance(error.value, prunus.PruningError)
+        assert list(module._parameters) == ["weight", "bias"]
+        assert type(module) is nn.Module
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (prune.L1Unstructured, {}),
+        (prune.RandomUnstructured, {}),
+        (prune.LnStructured, {"n": 2, "dim": 0}),
+        (prune.RandomStructured, {"dim": 1}),
+    ],
+)
+def test_amounts_over_steps(together: bool, method: Any, options: dict[str, Any]) -> None:
+    model = nn.ModuleList([nn.Linear(20, 10), nn.Linear(30, 40)])
+    pairs = [(module, "weight") for module in model]
+    for schedule in (agp, linear):
+        trial = copy.deepcopy(model)
+        pairs = [(module, "weight") for module in trial]
+        gradual = prune.Gradual(pairs, method, 0.8, steps=4, schedule=schedule, together=together, **options)
+        for step in range(1, 5):
+            wanted = gradual.step()
+            assert wanted == pytest.approx(0.8 * schedule(step, 4))
+            counts = []
+            for module in trial:
+                mask = module.weight_mask
+                if "dim" in options:
+                    mask = mask.any(1 - options["dim"])
+                counts.append((int((~mask).sum()), mask.numel()))
+            if together:
+                gone, size = (sum(column) for column in zip(*counts, strict=True))
+                counts = [(gone, size)]
+            assert all(gone == round(wanted * size) for gone, size in counts)
+            with torch.no_grad():
+                for module in trial:
+                    module.weight_orig.add_(torch.randn_like(module.weight_orig) * 0.1)
+        with pytest.raises(prunus.PruningError, match="steps"):
+            gradual.step()
+
+
+# -- partners ---------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.a = nn.Conv2d(8, 12, 3, padding=1)
+        self.an = nn.BatchNorm2d(12)
+        self.b = nn.Conv2d(12, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = x + self.b(torch.relu(self.an(self.a(x))))
+        out: torch.Tensor = self.head(x.flatten(1))
+        return out
+
+
+def residual() -> tuple[nn.Module, torch.Tensor]:
+    model = Residual().eval()
+    with torch.no_grad():
+        for module in (model.norm, model.an):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                tensor.copy_(torch.rand(tensor.shape) + 0.2)
+    return model, torch.randn(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["ln", "random"])
+def test_partners_are_masked_and_compact_removes_them(kind: str) -> None:
+    model, x = residual()
+    graph = prunus.trace(model, x)
+    for module, gone in ((model.a, 0.5), (model.stem, 3)):
+        if kind == "ln":
+            prune.ln_structured(module, "weight", gone, n=2, dim=0, coupled=graph)
+        else:
+            prune.random_structured(module, "weight", gone, dim=0, coupled=graph)
+    inner, outer = model.a.weight_mask.flatten(1).any(1), model.stem.weight_mask.flatten(1).any(1)
+    assert (int(inner.sum()), int(outer.sum())) == (6, 5)
+    for mask, expected in (
+        (model.a.bias_mask, inner),
+        (model.an.weight_mask, inner),
+        (model.an.bias_mask, inner),
+        (model.b.weight_mask.any(0).flatten(1).any(1), inner),
+        (model.norm.bias_mask, outer),
+        (model.b.bias_mask, outer),
+        (model.head.weight_mask.reshape(5, 8, 16).any(0).any(1), outer),
+    ):
+        assert torch.equal(mask, expected)
+    before = model(x)
+    prunus.compact(model, x)
+    assert [model.stem.out_channels, model.a.out_channels, model.head.in_features] == [5, 6, 5 * 16]
+    assert not prune.is_pruned(model)
+    torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-4)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def test_a_plan_as_masks() -> None:
+    model, x = residual()
+    plan = prunus.trace(model, x).plan(ratio=0.5)
+    cut = plan.apply(copy.deepcopy(model))
+    prune.from_plan(model, plan)
+    torch.testing.assert_close(model(x), cut(x), atol=1e-5, rtol=1e-4)
+    prunus.compact(model, x)
+    assert [tuple(p.shape) for p in model.parameters()].sort() == [
+        tuple(p.shape) for p in cut.parameters()
+    ].sort()
+    torch.testing.assert_close(model(x), cut(x), atol=1e-5, rtol=1e-4)
+
+
+def test_channels_that_must_stay_are_refused_with_the_reason() -> None:
+    model, x = residual()
+    graph = prunus.trace(model, x)
+    for module, dim, reason in ((model.head, 0, "output"), (model.stem, 1, "input")):
+        with pytest.raises(prunus.PruningError, match=reason):
+            prune.ln_structured(module, "weight", 0.5, 2, dim, coupled=graph)
+        assert not prune.is_pruned(model)
+    with pytest.raises(prunus.PruningError, match="another model"):
+        prune.ln_structured(nn.Linear(3, 4), "weight", 0.5, 2, 0, coupled=graph)
+    with pytest.raises(TypeError, match="trace"):
+        prune.ln_structured(model.a, "weight", 0.5, 2, 0, coupled=model)
+
+
+# -- the report -------------------------------------------------------------------------------------------
+
+
+def test_the_report() -> None:
+    model, _ = residual()
+    prune.l1_unstructured(model.a, "weight", 100)
+    prune.ln_structured(model.a, "weight", 0.25, 2, 0)
+    prune.l1_unstructured(model.head, "bias", 2)
+    with torch.no_grad():
+        model.b.bias[:3] = 0
+    found = prune.report(model)
+    assert [row.name for row in found.rows][:2] == ["stem.weight", "stem.bias"]
+    assert {row.name for row in found.rows} == {name for name, _ in Residual().named_parameters()}
+    row = found["a.weight"]
+    assert row.masked == row.zeros == int((~model.a.weight_mask).sum())
+    assert row.method == ("L1Unstructured", "LnStructured")
+    assert row.bytes == 12 * 8 * 9 * 5
+    assert (found["b.bias"].zeros, found["b.bias"].masked, found["head.bias"].masked) == (3, None, 2)
+    zeros = row.zeros + 3 + 2
+    assert found.zeros == zeros
+    assert found.sparsity == zeros / sum(p.numel() for p in Residual().parameters())
+    assert found.as_data()["sparsity"] == found.sparsity
+    assert found.as_data()["parameters"][0]["shape"] == [8, 3, 3, 3]
+    text = str(found)
+    assert "a.weight" in text
+    assert "in all" in text
