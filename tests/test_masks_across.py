@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -53,6 +55,18 @@ def test_global_pruning_across_dtypes() -> None:
     assert int((~kept).sum()) == gone
     assert values[~kept].max() <= values[kept].min()
     assert [layer.weight.dtype for layer in model] == [torch.float32, torch.bfloat16, torch.float64]
+
+
+def test_many_choices_leave_no_masks_behind() -> None:
+    model = nn.Linear(400, 400)
+    for _ in range(5):
+        prune.global_unstructured([(model, "weight")], prune.L1Unstructured, amount=0.1)
+    (hook,) = model._forward_pre_hooks.values()
+    assert len(hook) == 5
+    assert len(pickle.dumps(hook)) < 3000
+    prune.custom_from_mask(model, "bias", torch.arange(400) % 2)
+    (_, other) = model._forward_pre_hooks.values()
+    assert torch.equal(other.mask, torch.arange(400) % 2 == 1)
 
 
 def test_ties_are_cut_at_the_count() -> None:

@@ -205,10 +205,10 @@ def test_no_third_tensor_between_steps() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_large_tensors_are_multiplied_as_small_ones_are(layout: torch.memory_format) -> None:
     """In pieces, against the product of torch: values, gradients, gradients of gradients."""
-    from prunus.masks.product import PIECE, masked
+    from prunus.masks.product import PIECE, SMALL, masked
 
-    orig = torch.randn(70, 211, 3, 3).to(memory_format=layout).requires_grad_()
-    assert orig.numel() > PIECE
+    orig = torch.randn(130, 511, 3, 3).to(memory_format=layout).requires_grad_()
+    assert orig.numel() > PIECE > SMALL
     mask = torch.rand(orig.shape) > 0.5
     for product in (masked(orig, mask), orig * mask):
         (grad,) = torch.autograd.grad(product.pow(3).sum(), orig, create_graph=True)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from .amounts import check_dim, check_scores, check_structured
 from .errors import ArgumentTypeError, InputError
-from .functions import Parameters, custom_from_mask
+from .functions import Parameters
 from .method import BasePruningMethod, filled
+from .methods import CustomFromMask
 from .parameters import checked_mask, checked_scores, current_mask, parameter_values
 from .ranking import Ranked, lowest
 from .reparametrize import MASK
@@ -78,7 +79,7 @@ def global_unstructured(
         masks = _as_one_vector(method, targets)
     checked = [checked_mask(mask, target.scores) for mask, target in zip(masks, targets, strict=True)]
     for target, mask in zip(targets, checked, strict=True):
-        custom_from_mask(target.module, target.name, mask)
+        CustomFromMask.apply_once(target.module, target.name, mask)
 
 
 def find_targets(parameters: Any, importance_scores: Any = None) -> list[Target]:

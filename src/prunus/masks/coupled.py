@@ -91,7 +91,7 @@ def _mask_all(graph: Graph, masks: dict[str, Tensor]) -> None:
     for key, mask in partial.items():
         owner, own = _slot(graph, key)
         if own + MASK not in owner._buffers or bool((current_mask(owner, own) & ~mask).any()):
-            CustomFromMask.apply(owner, own, mask)
+            CustomFromMask.apply_once(owner, own, mask)
 
 
 def _members(graph: Graph, leaves: list[Node]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune as original
 
 from .amounts import (
     channel_norm,
@@ -17,7 +18,7 @@ from .amounts import (
     count_to_prune,
 )
 from .bits import Bits, is_binary, pack
-from .errors import ArgumentTypeError, InputError, ShapeError
+from .errors import ArgumentTypeError, InputError, MethodError, ShapeError
 from .method import BasePruningMethod
 
 
@@ -207,7 +208,8 @@ class CustomFromMask(BasePruningMethod):
         mask: 0 and 1, or False and True, of the parameter's shape.
 
     Attributes:
-        mask: the mask, bool. It is kept as bits, since the module has it as well.
+        mask: the mask, bool. It is kept as bits, since the module has it as well, and not at all where the
+            mask was chosen by `global_unstructured` or a plan, which may be asked often.
     """
 
     PRUNING_TYPE = "global"
@@ -217,10 +219,12 @@ class CustomFromMask(BasePruningMethod):
             raise ArgumentTypeError(f"mask must be a tensor, got {type(mask).__name__}")
         if not is_binary(mask):
             raise InputError("a mask holds 0 and 1 (or False and True) only; this one holds other values")
-        self._bits = pack((mask != 0).detach())
+        self._bits: Bits | Tensor | None = pack((mask != 0).detach())
 
     @property
     def mask(self) -> Tensor:
+        if self._bits is None:
+            raise MethodError("this mask was chosen for a module, and only the module has it: <name>_mask")
         return self._bits.unpack() if isinstance(self._bits, Bits) else self._bits
 
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
@@ -235,3 +239,9 @@ class CustomFromMask(BasePruningMethod):
     def apply(cls, module: nn.Module, name: str, mask: Tensor) -> Any:  # type: ignore[override]
         """As `BasePruningMethod.apply`."""
         return super().apply(module, name, mask=mask)
+
+    @classmethod
+    def apply_once(cls, module: nn.Module, name: str, mask: Tensor) -> None:
+        """As `apply`, keeping no copy of the mask in the history of the parameter."""
+        found = cls.apply(module, name, mask)
+        (found[-1] if isinstance(found, original.PruningContainer) else found)._bits = None
