@@ -100,7 +100,7 @@ def measure_memory(side: str, batch: int, size: int) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()

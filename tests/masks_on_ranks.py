@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -89,5 +90,7 @@ def run(rank: int, what: Any, port: int, results: Any) -> None:
         own: dict[int, Any] = {}
         what(rank, own)
         torch.save(own[rank], f"{results}/{rank}.pt")
+        gc.collect()
+        dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-PIECE = 1 << 19
+PIECE = 1 << 20
 """Entries that are cast together; their product is then made in the cache."""
 
 SMALL = 1 << 13
@@ -59,15 +59,18 @@ class _Product(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
-        return masked(grad, mask), None
+        if torch.is_grad_enabled() or not grad.is_contiguous() or type(grad) is not Tensor:
+            return masked(grad, mask), None
+        return _by_pieces(grad, mask), None
 
 
 def _by_pieces(orig: Tensor, mask: Tensor) -> Tensor:
-    out = torch.empty_like(orig)
-    flat = [t.view(-1) for t in (out, orig.detach(), mask.view(torch.uint8))]
-    pieces = [torch.split(t, PIECE) for t in flat]
-    for into, values, keep in zip(*pieces, strict=True):
-        into.copy_(keep).mul_(values)
+    out, keep = torch.empty_like(orig), mask.view(torch.uint8)
+    if orig.numel() <= PIECE:
+        return out.copy_(keep).mul_(orig)
+    pieces = [torch.split(t.view(-1), PIECE) for t in (out, orig, keep)]
+    for into, values, part in zip(*pieces, strict=True):
+        into.copy_(part).mul_(values)
     return out
 
 
