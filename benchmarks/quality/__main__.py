@@ -19,7 +19,7 @@ from .store import Store, default_folder
 from .tasks import TASKS
 
 SPEEDUPS = (2, 4, 8)
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 
 
 def main() -> None:
