@@ -216,6 +216,11 @@ def test_large_tensors_are_multiplied_as_small_ones_are(layout: torch.memory_for
         assert torch.equal(product, orig * mask)
         torch.testing.assert_close(grad, 3 * orig.square() * mask)
         torch.testing.assert_close(second, 6 * orig * mask)
+    (first,) = torch.autograd.grad(masked(orig, mask).sum(), orig)
+    assert torch.equal(first, mask.float())
+    weights = torch.randn_like(orig)
+    (weighted,) = torch.autograd.grad(masked(orig, mask), orig, weights)
+    assert torch.equal(weighted, weights * mask)
     assert torch.equal(torch.func.grad(lambda t: masked(t, mask).sum())(orig.detach()), mask.float())
 
 
