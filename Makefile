@@ -47,6 +47,7 @@ bench: $(STAMPS)/bench ## run the benchmarks, hours on two cores; one alone: .ve
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.native_config
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.masks
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.zoo --jobs 2
 

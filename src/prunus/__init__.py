@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import importance, latency, training
+from . import importance, latency, masks, training
 from .api import prune
 from .calibration import Calibration, calibrate
 from .checkpoint import load, save
@@ -34,6 +34,7 @@ __all__ = [
     "importance",
     "latency",
     "load",
+    "masks",
     "prune",
     "save",
     "sensitivity",
