@@ -39,9 +39,9 @@ State of Neural Network Pruning?, 2020, arXiv:2003.03033.
   forward passes of {batch} on one thread, in turn with the unpruned network.
 - `±` is the standard error of the mean over {seeds} seeds. A side's *best* method is the one with the highest
   mean accuracy at that operating point, picked afterwards on both sides: from {ours} and {theirs} methods.
-- *What was tuned on what is shown*: the loss of the balanced scope, and which importances are tried with it, were
-  chosen on seeds 0 and 1. Seeds 3 and 4 were added after a run with three, in which one of the twelve points
-  (MobileNet-like, 1/4) missed its target by 0.08 points.
+- *What was tuned on what is shown*: the loss of the balanced scope, and which importances are tried with
+  it, were chosen on seeds 0 and 1. Seeds 3 and 4 were added after a run with three, in which one of the
+  twelve points (MobileNet-like, 1/4) fell short of the peer by 0.08 points more than the standard error.
 """
 
 
