@@ -39,12 +39,6 @@ class Constraints:
     residual: list[Constraint] = field(default_factory=list)
     frozen: dict[Node, Reason] = field(default_factory=dict)
 
-    def attribute_values(self, size_of: Callable[[Node], int]) -> dict[Attribute, Fraction]:
-        return {
-            attribute: poly.evaluate(lambda variable: _value(variable, size_of))
-            for attribute, poly in self.solutions.items()
-        }
-
     def number(self, variable: Any, size_of: Callable[[Node], int]) -> Fraction | int:
         """The value of any variable of the trace for other axis sizes."""
         if isinstance(variable, Attribute):

@@ -39,7 +39,9 @@ class Identity(BasePruningMethod):
 class _ByAmount(BasePruningMethod):
     """A method that prunes an amount: a fraction (float) or a number (int) of what is left."""
 
-    amount: Any
+    def __init__(self, amount: Any) -> None:
+        check_amount(amount)
+        self.amount = amount
 
     def count(self, size: int) -> int:
         """The units to prune of `size`."""
@@ -55,10 +57,6 @@ class RandomUnstructured(_ByAmount):
     """
 
     PRUNING_TYPE = "unstructured"
-
-    def __init__(self, amount: Any) -> None:
-        check_amount(amount)
-        self.amount = amount
 
     def prepare(self, t: Tensor, alive: Tensor | None) -> Tensor:
         if alive is None:
@@ -92,10 +90,6 @@ class L1Unstructured(_ByAmount):
     """
 
     PRUNING_TYPE = "unstructured"
-
-    def __init__(self, amount: Any) -> None:
-        check_amount(amount)
-        self.amount = amount
 
     def entry_scores(self, t: Tensor) -> Tensor:
         return t.abs()
