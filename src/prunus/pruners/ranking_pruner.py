@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..configuration import Entry
-from ..errors import ArgumentTypeError, InputError
+from ..errors import InputError
 from .dependency import SharedFilters
 from .errors import PrunerStateError
 from .grains import gone_units, unit_masks
@@ -22,6 +22,7 @@ from .magnitude import (
 )
 from .pruner import Pruner
 from .ranking import RankingMasker
+from .shared_units import check_dependency_aware, check_tied_entry
 from .statistics import (
     ActivationAPoZRankFilterPrunerMasker,
     ActivationMeanRankFilterPrunerMasker,
@@ -79,13 +80,9 @@ class RankingPruner(Pruner):
         self.default_types = DEFAULT_TYPES if masker.takes is None else masker.takes
         self.dependency_aware = dependency_aware
         shared = None
-        if not isinstance(dependency_aware, bool):
-            raise ArgumentTypeError(f"dependency_aware must be a bool, got {dependency_aware!r}")
+        removes_filters = pruning_algorithm not in ("level", "slim")
+        check_dependency_aware(dependency_aware, pruning_algorithm, removes_filters)
         if dependency_aware:
-            if pruning_algorithm in ("level", "slim"):
-                raise InputError(
-                    f"dependency_aware is for algorithms that remove filters, not {pruning_algorithm!r}"
-                )
             if options.get("global_sort"):
                 raise InputError("dependency_aware and global_sort do not go together: give one of them")
             shared = SharedFilters(model, dummy_input)
@@ -128,10 +125,5 @@ class RankingPruner(Pruner):
     def check_entry(self, entry: Entry, name: str, layer: nn.Module) -> None:
         """See `Pruner.check_entry`."""
         MASKER_DICT[self.pruning_algorithm].check_entry(entry, name, layer)
-        if self.dependency_aware and (
-            entry.global_group_id is not None or entry.granularity not in ("default", "out_channel")
-        ):
-            raise InputError(
-                f"layer {name!r}: dependency_aware ranks the filters of layers that share them, which does "
-                "not go together with global_group_id or another granularity"
-            )
+        if self.dependency_aware:
+            check_tied_entry(entry, name)
