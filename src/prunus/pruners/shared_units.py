@@ -65,9 +65,13 @@ class SharedUnits:
                 own[number], self.sizes[number] = ids, leaf.size
         pruned = set(names)
         for name in sorted(self._vectors - pruned):
-            axis = self._axes.get(name, {})
-            if axis and all(set(self._makers.get(leaf, {""})) <= pruned for leaf in axis):
-                self.partners[name] = {numbers[leaf]: ids for leaf, ids in axis.items() if leaf in numbers}
+            lost = {
+                numbers[leaf]: ids
+                for leaf, ids in self._axes.get(name, {}).items()
+                if leaf in numbers and pruned.issuperset(self._makers.get(leaf, ()))
+            }
+            if lost:
+                self.partners[name] = lost
         del self._axes, self._vectors, self._makers
         for name in self.units:
             together = {name}
