@@ -348,3 +348,41 @@ def test_a_layer_that_is_not_there() -> None:
     graph.register_customized_layer(nn.Bilinear, ScaledPruner())
     with pytest.warns(UserWarning, match="Bilinear.* is nowhere in Net"):
         graph.build_dependency(Net(), X)
+
+
+@pytest.mark.parametrize(
+    ("layer", "functions"),
+    [
+        ("layer_type_or_instance", "layer_pruner"),  # 1.6
+        ("layer_type", "layer_pruner"),  # 1.3
+        ("module_type", "customized_pruner"),
+        ("layer_type", "pruner"),
+    ],
+)
+def test_registered_by_the_names_of_any_version(layer: str, functions: str) -> None:
+    for target in (Scaled, None):
+        model = Net()
+        graph = tp.DependencyGraph()
+        graph.register_customized_layer(**{layer: target or model.middle, functions: ScaledPruner()})
+        graph.build_dependency(model, torch.rand(2, 5))
+        group = graph.get_pruning_group(model.fc1, tp.prune_linear_out_channels, [1, 4])
+        group.prune()
+        assert (model.middle.width, model.fc2.in_features) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("args", "named", "match"),
+    [
+        ((), {}, "got neither"),
+        ((Scaled,), {}, "layer_type_or_instance="),
+        ((Scaled, ScaledPruner()), {"pruner": ScaledPruner()}, "each once"),
+        ((Scaled,), {"layer_type": Scaled, "pruner": ScaledPruner()}, "each once"),
+        ((Scaled,), {"in_ch_pruning_fn": print}, "in_ch_pruning_fn"),
+    ],
+)
+def test_registered_by_other_names(args: Any, named: dict[str, Any], match: str) -> None:
+    graph = tp.DependencyGraph()
+    with pytest.raises(TypeError, match=match) as caught:
+        graph.register_customized_layer(*args, **named)
+    assert isinstance(caught.value, PruningError)
+    assert not graph.CUSTOMIZED_PRUNERS

@@ -88,7 +88,16 @@ def test_whole_modules_are_neither_written_nor_read(tmp_path: Any) -> None:
         ("pruner.algorithms", "MetaPruner BasePruner"),
         ("pruner.algorithms.scheduler", "linear_scheduler"),
         ("ops", "OPTYPE module2type"),
-        ("utils", "count_ops_and_params print_tool"),
+        ("utils", "count_ops_and_params count_params print_tool flatten_as_list benchmark"),
+        ("utils", "draw_computational_graph draw_groups draw_dependency_graph"),
+        ("utils.benchmark", "measure_latency measure_memory measure_fps measure_throughput"),
+        ("utils.op_counter", "count_ops_and_params"),
+        ("utils.utils", "count_params print_tool"),
+        ("dependency.graph", "DependencyGraph"),
+        ("dependency.node", "Node"),
+        ("pruner.algorithms.base_pruner", "BasePruner"),
+        ("pruner.algorithms.group_norm_pruner", "GroupNormPruner"),
+        ("serialization", "save load state_dict load_state_dict"),
     ],
 )
 def test_paths_of_the_peer(path: str, names: str) -> None:

@@ -17,6 +17,32 @@ from .functions.base import BasePruningFunc
 METHODS = ("prune_out_channels", "prune_in_channels", "get_out_channels", "get_in_channels")
 
 
+LAYER = ("layer_type_or_instance", "layer_type", "module_type")
+FUNCTIONS = ("layer_pruner", "pruner", "customized_pruner")
+
+
+def registration(layer: Any, functions: Any, named: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A layer and its pruning functions, by position or by any of their names.
+
+    Raises:
+        ArgumentTypeError: one is missing or given twice, or another name.
+    """
+    given = {"layer_type_or_instance": layer, "layer_pruner": functions, **named}
+    unknown = sorted(set(named) - {*LAYER, *FUNCTIONS})
+    found = [[given[name] for name in names if given.get(name) is not None] for names in (LAYER, FUNCTIONS)]
+    if unknown or any(len(values) != 1 for values in found):
+        raise ArgumentTypeError(
+            "register_customized_layer takes a class of modules, or one module, and an object derived from "
+            f"BasePruningFunc, each once; got {_listed(given)}"
+        )
+    return found[0][0], found[1][0]
+
+
+def _listed(given: Mapping[str, Any]) -> str:
+    named = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+    return named or "neither"
+
+
 class Customized(dict[Any, BasePruningFunc]):
     """Pruning functions by layer or class: a layer's own come first, then those of its nearest class."""
 

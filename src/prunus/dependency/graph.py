@@ -14,7 +14,7 @@ from ..graph.boundaries import Conditions
 from ..graph.graph import Graph
 from ..graph.trace import check_model, trace_under
 from . import ops
-from .customized import Customized, NoChannels
+from .customized import Customized, NoChannels, registration
 from .cutting import GroupPlan, cut
 from .edge import PruningFn
 from .functions import PrunerBox
@@ -80,7 +80,9 @@ class DependencyGraph:
 
     # -- building -------------------------------------------------------------------------------------
 
-    def register_customized_layer(self, layer_type: Any, pruner: Any) -> None:
+    def register_customized_layer(
+        self, layer_type_or_instance: Any = None, layer_pruner: Any = None, **named: Any
+    ) -> None:
         """Let pruning functions of your own decide what happens inside a layer.
 
         The layer becomes one operation: its code is not looked into. With `prune_in_channels =
@@ -88,13 +90,15 @@ class DependencyGraph:
         not registered is traced through, so this is only needed to override what its code says.
 
         Args:
-            layer_type: a class of modules, or one module.
-            pruner: an object derived from `BasePruningFunc`.
+            layer_type_or_instance: a class of modules, or one module.
+            layer_pruner: an object derived from `BasePruningFunc`.
+            named: the same two by the names that they have had in other versions: `layer_type` or
+                `module_type`, and `pruner` or `customized_pruner`.
 
         Raises:
             ArgumentTypeError: something else.
         """
-        self.CUSTOMIZED_PRUNERS.register(layer_type, pruner)
+        self.CUSTOMIZED_PRUNERS.register(*registration(layer_type_or_instance, layer_pruner, named))
         self._layout = None
 
     def build_dependency(

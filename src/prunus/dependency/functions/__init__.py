@@ -77,6 +77,10 @@ prune_gru_out_channels = PrunerBox[OPTYPE.GRU].prune_out_channels
 prune_gru_in_channels = PrunerBox[OPTYPE.GRU].prune_in_channels
 
 
+GroupNormPruner = GroupnormPruner
+"""The name of Torch-Pruning; not among those of `*`, where it is a pruner of whole models."""
+
+
 def pruner_of(module: Any) -> BasePruningFunc | None:
     """The pruning functions of a layer or parameter; None for what has no channels of its own."""
     return PrunerBox.get(module2type(module))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...importance import NORMALISERS, Normaliser
 from ..group import DependencyGroup
-from .on_axes import Importance, axis_options
+from .on_axes import Importance, axis_options, layer_classes
 
 
 class ActivationImportance(Importance):
     """The mean absolute value of what the layers of a group read, channel by channel.
 
-    Run batches inside `with importance.compute_importance(model): ...` first.
+    Of convolutions and linear layers, those of `target_types` are watched; all by default. Run batches
+    inside `with importance.compute_importance(model): ...` first.
     """
 
     def __init__(
@@ -28,7 +29,9 @@ class ActivationImportance(Importance):
         group_reduction: str | None = "mean",
         normalizer: str | Normaliser | None = "mean",
         bias: bool = False,
+        target_types: Iterable[type] | None = None,
     ) -> None:
+        self.target_types = None if target_types is None else layer_classes(target_types)
         options = axis_options(group_reduction, normalizer)
         if group_reduction not in ("mean", "sum"):
             raise InputError(f"group_reduction={group_reduction!r}: activations have 'mean' and 'sum'")
@@ -42,13 +45,16 @@ class ActivationImportance(Importance):
     def compute_importance(self, model: nn.Module) -> Iterator[None]:
         """Watch the inputs of convolutions and linear layers; hooks are gone at the end."""
         self._seen.clear()
-        kinds = (nn.Linear, nn.modules.conv._ConvNd)
-        hooks = [m.register_forward_pre_hook(self._watch) for m in model.modules() if isinstance(m, kinds)]
+        hooks = [m.register_forward_pre_hook(self._watch) for m in model.modules() if self._counts(m)]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _counts(self, module: nn.Module) -> bool:
+        readers = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        return readers and (self.target_types is None or isinstance(module, self.target_types))
 
     @torch.no_grad()
     def _watch(self, module: nn.Module, args: tuple[Any, ...]) -> None:

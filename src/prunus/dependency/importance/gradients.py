@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class GroupTaylorImportance(OnAxes):
     """`sum |w dL/dw|`, weight by weight; `|sum w dL/dw|` with `multivariable`. Needs `loss.backward()` first.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz: Importance Estimation for Neural Network Pruning, 2019,
-    arXiv:1906.10771.
+    arXiv:1906.10771. The other arguments are those of `GroupMagnitudeImportance`.
     """
 
     def __init__(
@@ -29,9 +29,10 @@ class GroupTaylorImportance(OnAxes):
         normalizer: str | Normaliser | None = "mean",
         multivariable: bool = False,
         bias: bool = False,
+        target_types: Iterable[type] | None = None,
     ) -> None:
         kind = Taylor if multivariable else TaylorElement
-        super().__init__(kind(biases=bias, **axis_options(group_reduction, normalizer)))
+        super().__init__(kind(biases=bias, **axis_options(group_reduction, normalizer)), target_types)
 
 
 class TaylorImportance(GroupTaylorImportance):
@@ -65,11 +66,13 @@ class GroupHessianImportance(OnAxes):
         group_reduction: str | None = "mean",
         normalizer: str | Normaliser | None = "mean",
         bias: bool = False,
+        target_types: Iterable[type] | None = None,
+        *,
         kind: type[Curvature] = Curvature,
     ) -> None:
         self._sums: Any = WeakTensorKeyDictionary()
         options = axis_options(group_reduction, normalizer)
-        super().__init__(kind(biases=bias, squares=self._squares, **options))
+        super().__init__(kind(biases=bias, squares=self._squares, **options), target_types)
 
     def zero_grad(self) -> None:
         """Forget what was accumulated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +45,10 @@ class OBDCImportance(GroupHessianImportance):
         group_reduction: str | None = "mean",
         normalizer: str | Normaliser | None = "mean",
         bias: bool = False,
+        target_types: Iterable[type] | None = None,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__(group_reduction, normalizer, bias, kind=_OfMakers)
+        super().__init__(group_reduction, normalizer, bias, target_types, kind=_OfMakers)
         self._hooks: list[Any] = []
         self._read: dict[nn.Module, Tensor] = {}
         self._pairs: list[tuple[nn.Module, Tensor, Tensor]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import ArgumentTypeError, InputError
 from ...graph.axes import CONCAT, LEAF, REVERSE, Node
 from ...graph.graph import Graph
-from ...importance import NORMALISERS, Normaliser, Scoring
+from ...importance import NORMALISERS, Members, Normaliser, Scoring
 from ...importance import Importance as AxisImportance
 from ...importance.base import resolve
 from ...importance.reduction import reduce
@@ -41,9 +41,11 @@ class OnAxes(Importance):
 
     Args:
         importance: the importance; its normaliser is applied to the channels that are asked about.
+        target_types: only parameters of layers of these classes count; all by default.
     """
 
-    def __init__(self, importance: AxisImportance) -> None:
+    def __init__(self, importance: AxisImportance, target_types: Iterable[type] | None = None) -> None:
+        self.target_types = None if target_types is None else layer_classes(target_types)
         self.normaliser = importance.normaliser
         self.axis_importance = dataclasses.replace(importance, normalize="none")
 
@@ -58,7 +60,9 @@ class OnAxes(Importance):
         return self.normaliser
 
     def scoring(self, graph: Graph, nodes: list[Node]) -> Scoring:
-        return Scoring(graph, nodes)
+        return (
+            Scoring(graph, nodes) if self.target_types is None else OfLayers(graph, nodes, self.target_types)
+        )
 
     def _reduce(self, group_imp: Sequence[Tensor], group_idxs: Sequence[Sequence[int]]) -> Tensor:
         """For importances derived from this one that go through a group item by item: one score a channel.
@@ -89,6 +93,40 @@ class OnAxes(Importance):
             return None
         scores = _positions(graph, axis, found)[torch.tensor(group[0].idxs, dtype=torch.int64)]
         return self.normaliser(scores)
+
+
+class OfLayers(Scoring):
+    """Sums over the parameters of some classes of layers alone."""
+
+    def __init__(self, graph: Graph, nodes: list[Node], types: tuple[type, ...]) -> None:
+        super().__init__(graph, nodes)
+        self.types = types
+
+    def sum_members(
+        self,
+        entries: Callable[..., Tensor],
+        *sources: Mapping[str, Tensor],
+        where: Callable[[str, int], bool] = lambda name, dim: True,
+    ) -> Members:
+        modules = self.graph.module_names
+
+        def counts(name: str, dim: int) -> bool:
+            return isinstance(modules[name.rpartition(".")[0]], self.types) and where(name, dim)
+
+        return super().sum_members(entries, *sources, where=counts)
+
+
+def layer_classes(target_types: Any) -> tuple[type, ...]:
+    """Classes of layers that a caller lists.
+
+    Raises:
+        ArgumentTypeError: something else than classes.
+    """
+    found = tuple(target_types) if isinstance(target_types, Iterable) else (target_types,)
+    for item in found:
+        if not isinstance(item, type):
+            raise ArgumentTypeError(f"target_types has {item!r}: it lists classes, such as nn.Conv2d")
+    return found
 
 
 def _positions(graph: Graph, node: Node, found: dict[Node, Tensor]) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...importance import BatchNormScale, GeometricMedian, Magnitude, Members, Normaliser, Scoring, additive
 from ..group import DependencyGroup
@@ -14,23 +14,16 @@ from .on_axes import Importance, OnAxes, axis_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfLayers(Magnitude):
-    """Sums of powers, of the parameters of some classes of layers alone."""
+class _Powers(Magnitude):
+    """Sums of powers."""
 
     root: bool = (
         False  # the peer's scores are the sums: ranked across layers, their roots would order otherwise
     )
-    types: tuple[type, ...] = ()
 
     def members(self, scoring: Scoring) -> Members:
-        counts = additive.counts(scoring, self.biases)
-        modules = scoring.graph.module_names
-
-        def where(name: str, dim: int) -> bool:
-            return counts(name, dim) and isinstance(modules[name.rpartition(".")[0]], self.types)
-
         entries: Callable[[Tensor], Tensor] = lambda weight: weight.abs().pow(self.p)  # noqa: E731
-        return scoring.sum_members(entries, where=where)
+        return scoring.sum_members(entries, where=additive.counts(scoring, self.biases))
 
 
 class GroupMagnitudeImportance(OnAxes):
@@ -53,12 +46,11 @@ class GroupMagnitudeImportance(OnAxes):
         group_reduction: str | None = "mean",
         normalizer: str | Normaliser | None = "mean",
         bias: bool = False,
-        target_types: Sequence[type] | None = None,
+        target_types: Iterable[type] | None = None,
     ) -> None:
         options = axis_options(group_reduction, normalizer)
         self.p, self.bias = p, bias
-        types = (nn.Module,) if target_types is None else tuple(target_types)
-        super().__init__(_OfLayers(p=p, biases=bias, types=types, **options))
+        super().__init__(_Powers(p=p, biases=bias, **options), target_types)
 
 
 class MagnitudeImportance(GroupMagnitudeImportance):

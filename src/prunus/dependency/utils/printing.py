@@ -1,33 +1,12 @@
-"""Counting and printing, under the names that scripts use."""
+"""Layers printed as they were and as they are."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
-from ..errors import InputError
-from ..graph.trace import trace
-from .request import as_call
-
-
-def count_ops_and_params(model: nn.Module, example_inputs: Any) -> tuple[int, int]:
-    """Multiply-accumulates of one forward pass on the inputs, and parameters.
-
-    Counted are convolutions, matrix products and attention, exactly as executed; norms and activations,
-    which make up a few per mille, are not.
-
-    Args:
-        model: any `nn.Module`.
-        example_inputs: a tensor, a list or tuple of positional inputs, or a dict of keyword inputs.
-    """
-    args, kwargs = as_call(example_inputs, False)
-    return trace(model, args, kwargs).cost().macs, count_params(model)
-
-
-def count_params(module: nn.Module) -> int:
-    """The number of parameters; shared ones count once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+from ...errors import InputError
 
 
 class print_tool:
@@ -61,6 +40,3 @@ class print_tool:
         if do_print:
             print(text)
         return text
-
-
-__all__ = ["count_ops_and_params", "count_params", "print_tool"]
