@@ -28,14 +28,16 @@ class Algorithm:
         default_grain: the one that 'default' means.
         scales: whether it looks at the scales of batch norms.
         together: whether layers of one sparsity are ranked together, without being told to.
+        removes_filters: whether layers that share filters can be told to lose the same ones.
     """
 
-    takes: ClassVar[tuple[str, ...] | None] = FILTERS
+    takes: ClassVar[tuple[str, ...] | None] = (*FILTERS, "Dense")
     default_types: ClassVar[tuple[str, ...]] = FILTERS
     grains: ClassVar[tuple[str, ...]] = CHANNELS
     default_grain: ClassVar[str] = "out_channel"
     scales: ClassVar[bool] = False
     together: ClassVar[bool] = False
+    removes_filters: ClassVar[bool] = True
 
     def prepare(self, model: Any, weights: list[Weight]) -> None:
         """Gather what the scores need besides the weights; called before each choice."""
@@ -56,6 +58,7 @@ class Level(Algorithm):
     default_types: ClassVar[tuple[str, ...]] = DEFAULT_TYPES
     grains: ClassVar[tuple[str, ...]] = ("element", *CHANNELS, "per_row", "N:M", "blocks")
     default_grain: ClassVar[str] = "element"
+    removes_filters: ClassVar[bool] = False
 
     def scores(self, weight: Weight, grain: str) -> Tensor:
         """See `Algorithm.scores`."""
@@ -105,6 +108,7 @@ class Slim(Algorithm):
     grains: ClassVar[tuple[str, ...]] = ("out_channel",)
     scales: ClassVar[bool] = True
     together: ClassVar[bool] = True
+    removes_filters: ClassVar[bool] = False
 
     def scores(self, weight: Weight, grain: str) -> Tensor:
         """See `Algorithm.scores`."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -19,6 +19,9 @@ from ..pruners.selection import Candidates, candidates, going
 from .algorithms import Algorithm, dim_of
 from .masked import holder_of
 from .weights import Weight, as_tensor
+
+if TYPE_CHECKING:
+    from .dependency import SharedFilters
 
 Masks = dict[tuple[Any, str], NDArray[Any]]
 """For a layer and the attribute of its variable, the mask: 0 where entries go."""
@@ -46,6 +49,9 @@ class LayerWrapper:
         holder = holder_of(self.layer)
         known = {} if holder is None else dict(holder.masks)
         return {key.strip("_"): keras.ops.convert_to_numpy(mask.value) != 0 for key, mask in known.items()}
+
+
+Member = tuple[LayerWrapper, Weight]
 
 
 def grain_of(wrapper: LayerWrapper, algorithm: Algorithm) -> Any:
@@ -96,14 +102,18 @@ def choose(
     wrappers: Sequence[LayerWrapper],
     algorithm: Algorithm,
     target: Callable[[LayerWrapper], float],
+    shared: SharedFilters | None = None,
 ) -> Masks:
     """Masks for the weights of all wrappers.
 
     Args:
         target: the fraction of a layer's units that is to go.
+        shared: which filters are one unit. All layers that share some with one of the wrappers are among
+            these.
     """
     masks: Masks = {}
-    ranked: dict[Any, list[LayerWrapper]] = {}
+    ranked: dict[Any, list[Member]] = {}
+    tied: dict[frozenset[str], list[Member]] = {}
     for wrapper in wrappers:
         grain, sparsity = grain_of(wrapper, algorithm), target(wrapper)
         if grain != "element" and grain not in CHANNELS:
@@ -114,22 +124,48 @@ def choose(
                 masks[weight.layer, weight.key] = weight.native(made).numpy()
             continue
         group = wrapper.config.get("global_group_id")
-        if group is not None:
-            ranked.setdefault(("group", group, sparsity), []).append(wrapper)
-        elif algorithm.together:
-            ranked.setdefault(("all", sparsity), []).append(wrapper)
-        else:
-            for weight in wrapper.weights:
-                masks.update(_ranked([(wrapper, weight)], algorithm, sparsity))
+        for weight in wrapper.weights:
+            together = frozenset() if shared is None else shared.of(weight.name)
+            if together:
+                tied.setdefault(together, []).append((wrapper, weight))
+            elif group is not None:
+                ranked.setdefault(("group", group, sparsity), []).append((wrapper, weight))
+            elif algorithm.together:
+                ranked.setdefault(("all", sparsity), []).append((wrapper, weight))
+            else:
+                ranked[weight.name, sparsity] = [(wrapper, weight)]
     for (*_, sparsity), members in ranked.items():
-        pairs = [(wrapper, weight) for wrapper in members for weight in wrapper.weights]
-        masks.update(_ranked(pairs, algorithm, sparsity))
+        gone = going(_scored(members, algorithm), sparsity)
+        masks.update(_masks_without(members, algorithm, gone))
+    for members in tied.values():
+        assert shared is not None
+        wanted = {weight.name: target(wrapper) for wrapper, weight in members}
+        lost = shared.going(_scored(members, algorithm), wanted)
+        masks.update(_masks_without(members, algorithm, [lost[weight.name] for _, weight in members]))
     return masks
 
 
-def _ranked(members: Iterable[tuple[LayerWrapper, Weight]], algorithm: Algorithm, sparsity: float) -> Masks:
-    """Masks of weights whose units are ranked together."""
-    members = list(members)
+def partner_masks(wrappers: Sequence[LayerWrapper], masks: Masks, shared: SharedFilters) -> Masks:
+    """Masks for what the channels run through that no layer makes any more.
+
+    Args:
+        wrappers: all layers that are pruned.
+        masks: those that some of them are going to have.
+    """
+    left = {}
+    for weight in (weight for wrapper in wrappers for weight in wrapper.weights):
+        new = masks.get((weight.layer, weight.key))
+        mask = present_mask(weight.layer, weight.key) if new is None else torch.from_numpy(new)
+        left[weight.name] = ~_gone(weight, "out_channel", mask)
+    found: Masks = {}
+    for name, partner in shared.variables.items():
+        mask = partner.mask(shared.empty(name, left)) * present_mask(partner.layer, partner.key)
+        found[partner.layer, partner.key] = mask.numpy()
+    return found
+
+
+def _scored(members: Sequence[Member], algorithm: Algorithm) -> list[Candidates]:
+    """The units of some weights, to be ranked together."""
     found: list[Candidates] = []
     for wrapper, weight in members:
         grain = grain_of(wrapper, algorithm)
@@ -140,21 +176,25 @@ def _ranked(members: Iterable[tuple[LayerWrapper, Weight]], algorithm: Algorithm
             candidates(
                 weight.name,
                 scores,
-                _gone(weight, grain),
+                _gone(weight, grain, present_mask(weight.layer, weight.key)),
                 keep_one=grain != "element",
                 least=wrapper.config.get("min_sparse_ratio"),
                 most=wrapper.config.get("max_sparse_ratio"),
                 align=wrapper.config.get("align"),
             )
         )
+    return found
+
+
+def _masks_without(members: Sequence[Member], algorithm: Algorithm, gone: Sequence[Tensor]) -> Masks:
     masks: Masks = {}
-    for (wrapper, weight), gone in zip(members, going(found, sparsity), strict=True):
-        masks.update(_unit_masks(weight, grain_of(wrapper, algorithm), ~gone))
+    for (wrapper, weight), lost in zip(members, gone, strict=True):
+        masks.update(_unit_masks(weight, grain_of(wrapper, algorithm), ~lost))
     return masks
 
 
-def _gone(weight: Weight, grain: str) -> Tensor:
-    mask = present_mask(weight.layer, weight.key)
+def _gone(weight: Weight, grain: str, mask: Tensor) -> Tensor:
+    """The units that a mask leaves nothing of: bool."""
     if grain == "element":
         return mask == 0
     arranged = weight.arranged(mask).movedim(dim_of(grain), 0)

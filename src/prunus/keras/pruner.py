@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from glob import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..configuration import Assignment, Entry, LayerInfo, Preview, assign, preview_rows, read
+from ..configuration import Assignment, Entry, Preview, assign, preview_rows, read
 from ..errors import ArgumentTypeError, InputError
 from ..pruners.errors import PrunerStateError
+from ..pruners.shared_units import check_dependency_aware, check_tied_entry
 from .algorithms import ALGORITHMS, Algorithm
-from .choosing import LayerWrapper, choose, fitting, grain_of
+from .choosing import LayerWrapper, choose, fitting, grain_of, partner_masks
+from .dependency import SharedFilters
 from .model_masks import check_model, forget_functions, hold, masks_of, set_masks, strip
 from .saved import put_on, unmasked
+from .selecting import in_full, selectable
 from .walking import Found, find_layers
 from .weights import Weight, weights_of_model, why_not
 
@@ -36,18 +38,24 @@ class Pruner:
         config_list: a list of dicts, or the same as YAML or JSON (text, or the path of a file).
         optimizer: that of the training, where it is not the one that the model is compiled with.
         pruning_algorithm: a key of `ALGORITHMS`.
+        dependency_aware: whether layers that share filters lose the same ones, chosen by the sum of their
+            scores at the lowest of their sparsities. Where all layers that make a channel are pruned, what it
+            runs through (scales and shifts of normalisations, scales of layers, depthwise kernels that are
+            not pruned themselves) loses it too. For Functional and Sequential models, and algorithms that
+            remove filters.
         options: of the algorithm.
 
     Raises:
         ArgumentTypeError: a model of a wrong type, or an option that the algorithm does not have.
         ConfigError: a faulty configuration; all faults are listed.
-        InputError: a model that is not built, or in which nothing that is selected can be pruned. The model
-            is as it was.
+        InputError: a model that is not built, or in which nothing that is selected can be pruned; or what
+            cannot be aware of dependencies. The model is as it was.
 
     Attributes:
         bound_model: the model.
         config_list: the configuration, as a list of dicts.
         wrappers: the layers that are pruned.
+        partners: the variables that lose channels with the layers that are pruned, as `layer/variable`.
         epoch: that of the last `update_epoch`, or None.
     """
 
@@ -60,10 +68,13 @@ class Pruner:
         optimizer: Any = None,
         *,
         pruning_algorithm: str = "level",
+        dependency_aware: bool = False,
         **options: Any,
     ) -> None:
         check_model(model)
         self.algorithm = _algorithm(pruning_algorithm, options)
+        check_dependency_aware(dependency_aware, pruning_algorithm, self.algorithm.removes_filters)
+        self.dependency_aware = dependency_aware
         self._entries = read(config_list, self.entry_schema)
         self.check_entries(self._entries)
         found = find_layers(model)
@@ -72,13 +83,17 @@ class Pruner:
             raise InputError(
                 "the model has no weights yet: call it on data, or model.build(input_shape), before pruning"
             )
-        self._layers = _candidates(found, self._weights, self._entries)
-        entries = [_in_full(entry, found, self._layers) for entry in self._entries]
+        self._layers = selectable(found, self._weights, self._entries)
+        entries = [in_full(entry, found, self._layers) for entry in self._entries]
         self._assignment: Assignment[Entry] = assign(
             entries, self._layers, self.algorithm.default_types, supported=self.algorithm.takes
         )
         self._skipped: dict[str, str] = {}
         self.wrappers = self._fitting(found)
+        self._shared = None
+        if dependency_aware:
+            self._shared = SharedFilters(model, found, [w for each in self.wrappers for w in each.weights])
+        self.partners = list(self._shared.variables) if self._shared is not None else []
         self.bound_model = model
         self.optimizer = optimizer
         self.config_list = [entry.as_dict() for entry in self._entries]
@@ -99,6 +114,8 @@ class Pruner:
         wrappers = []
         layers = {each.name: each.layer for each in found}
         for name, entry in self._assignment.items():
+            if self.dependency_aware:
+                check_tied_entry(entry, name)
             reason = why_not(layers[name], self.algorithm.scales)
             weights: list[Weight] = []
             if reason is None:
@@ -122,6 +139,8 @@ class Pruner:
             if grain_of(wrapper, self.algorithm) == "out_channel":
                 own += [weight.bias for weight in wrapper.weights if weight.bias is not None]
             keys[wrapper.name] = tuple(own)
+        for partner in self._shared.variables.values() if self._shared is not None else ():
+            keys[partner.owner] = (*keys.get(partner.owner, ()), partner.key)
         return keys
 
     def preview(self) -> Preview:
@@ -188,11 +207,22 @@ class Pruner:
         """Choose the masks of some layers anew; what is gone stays gone."""
         if not wrappers:
             return
+        wrappers = self._with_tied(wrappers)
         self.algorithm.prepare(
             self.bound_model, [weight for wrapper in wrappers for weight in wrapper.weights]
         )
-        masks = choose(wrappers, self.algorithm, self.target_sparsity)
+        masks = choose(wrappers, self.algorithm, self.target_sparsity, self._shared)
+        if self._shared is not None:
+            masks.update(partner_masks(self.wrappers, masks, self._shared))
         set_masks(self.bound_model, masks, self.optimizer)
+
+    def _with_tied(self, wrappers: Sequence[LayerWrapper]) -> Sequence[LayerWrapper]:
+        """Some layers and all that are chosen together with them."""
+        if self._shared is None:
+            return wrappers
+        names = {weight.name for wrapper in wrappers for weight in wrapper.weights}
+        names = names.union(*(self._shared.of(name) for name in names))
+        return [each for each in self.wrappers if names.intersection(weight.name for weight in each.weights)]
 
     def strip(self) -> Any:
         """Take the masks off: see `prunus.keras.strip`."""
@@ -234,50 +264,6 @@ def _algorithm(name: Any, options: dict[str, Any]) -> Algorithm:
         if isinstance(error, ArgumentTypeError):
             raise
         raise ArgumentTypeError(f"pruning_algorithm={name!r} has no such options: {error}") from None
-
-
-def _candidates(
-    found: Sequence[Found], weights: dict[str, list[Weight]], entries: Sequence[Entry]
-) -> list[LayerInfo]:
-    """The layers that could be pruned, and those without weights that an entry asks for by name or type."""
-    having = [each for each in found if each.name in weights or each.layer._trainable_variables]
-    types = {kind for each in having for kind in each.types}
-    names = {each.name for each in having}
-    asked = {name for entry in entries for name in entry.op_names or ()}
-    asked_types = {kind for entry in entries for kind in entry.op_types or ()} - types
-    infos = []
-    for each in found:
-        holds_some = any(name.startswith(each.name + "/") for name in names)
-        wanted = each.name in asked or each.layer.name in asked or set(each.types) & asked_types
-        if each.name in names or (wanted and not holds_some):
-            infos.append(each.info)
-    return infos
-
-
-def _in_full(entry: Entry, found: Sequence[Found], infos: Sequence[LayerInfo]) -> Entry:
-    """An entry whose names of layers that hold others stand for these, and short names for full ones."""
-    own = {info.name for info in infos}
-    changed = {}
-    for key in ("op_names", "exclude_op_names"):
-        names = getattr(entry, key)
-        if names is None:
-            continue
-        full: list[str] = []
-        for name in names:
-            if name in own:
-                full.append(name)
-                continue
-            places = [each.name for each in found if name in (each.name, each.layer.name)]
-            places += [each.name for each in found if not places and each.name.endswith("/" + name)]
-            reached: list[str] = []
-            for place in places:
-                if place in own:
-                    reached.append(place)
-                elif any(other.startswith(place + "/") for other in own):
-                    reached.append(escape(place) + "/*")
-            full.extend(reached or [name])
-        changed[key] = full
-    return entry.model_copy(update=changed) if changed else entry
 
 
 def _outside() -> int:

@@ -20,22 +20,34 @@ class LevelPruner(Pruner):
 class L1FilterPruner(Pruner):
     """The filters of smallest L1 norm of each convolution go. See `L1`."""
 
-    def __init__(self, model: Any, config_list: Any, optimizer: Any = None) -> None:
-        super().__init__(model, config_list, optimizer, pruning_algorithm="l1")
+    def __init__(
+        self, model: Any, config_list: Any, optimizer: Any = None, *, dependency_aware: bool = False
+    ) -> None:
+        super().__init__(
+            model, config_list, optimizer, pruning_algorithm="l1", dependency_aware=dependency_aware
+        )
 
 
 class L2FilterPruner(Pruner):
     """The filters of smallest L2 norm of each convolution go. See `L2`."""
 
-    def __init__(self, model: Any, config_list: Any, optimizer: Any = None) -> None:
-        super().__init__(model, config_list, optimizer, pruning_algorithm="l2")
+    def __init__(
+        self, model: Any, config_list: Any, optimizer: Any = None, *, dependency_aware: bool = False
+    ) -> None:
+        super().__init__(
+            model, config_list, optimizer, pruning_algorithm="l2", dependency_aware=dependency_aware
+        )
 
 
 class FPGMPruner(Pruner):
     """The filters nearest to all others of each convolution go. See `FPGM`."""
 
-    def __init__(self, model: Any, config_list: Any, optimizer: Any = None) -> None:
-        super().__init__(model, config_list, optimizer, pruning_algorithm="fpgm")
+    def __init__(
+        self, model: Any, config_list: Any, optimizer: Any = None, *, dependency_aware: bool = False
+    ) -> None:
+        super().__init__(
+            model, config_list, optimizer, pruning_algorithm="fpgm", dependency_aware=dependency_aware
+        )
 
 
 class SlimPruner(Pruner):
@@ -53,7 +65,7 @@ class TaylorFOWeightFilterPruner(Pruner):
     """The filters of smallest `sum (w * dL/dw)^2` go. See `TaylorFO`.
 
     Args:
-        model, config_list, optimizer: as for `Pruner`.
+        model, config_list, optimizer, dependency_aware: as for `Pruner`.
         data: `(x, y)` of arrays, or an iterable of such batches; gradients are taken on it at `compress()`.
         statistics_batch_num: how many batches.
         loss: a function of targets and predictions; that of the compiled model by default.
@@ -68,12 +80,14 @@ class TaylorFOWeightFilterPruner(Pruner):
         data: Any = None,
         statistics_batch_num: int = 1,
         loss: Callable[..., Any] | None = None,
+        dependency_aware: bool = False,
     ) -> None:
         super().__init__(
             model,
             config_list,
             optimizer,
             pruning_algorithm="taylorfo",
+            dependency_aware=dependency_aware,
             data=data,
             statistics_batch_num=statistics_batch_num,
             loss=loss,
@@ -92,6 +106,8 @@ class AGPPruner(Pruner):
         model, config_list, optimizer: as for `Pruner`; the keys of an entry are those of
             `prunus.configuration.AGPEntry`.
         pruning_algorithm: a key of `ALGORITHMS`.
+        dependency_aware: as for `Pruner`, for algorithms that remove filters. Layers that share filters lose
+            none before all of them have started.
         options: of the algorithm, such as `data` of 'taylorfo'.
     """
 
@@ -103,9 +119,17 @@ class AGPPruner(Pruner):
         config_list: Any,
         optimizer: Any = None,
         pruning_algorithm: str = "level",
+        dependency_aware: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(model, config_list, optimizer, pruning_algorithm=pruning_algorithm, **options)
+        super().__init__(
+            model,
+            config_list,
+            optimizer,
+            pruning_algorithm=pruning_algorithm,
+            dependency_aware=dependency_aware,
+            **options,
+        )
 
     def check_entries(self, entries: Sequence[Entry]) -> None:
         """See `Pruner.check_entries`."""
@@ -116,8 +140,9 @@ class AGPPruner(Pruner):
         return gradual_sparsity(config, self.epoch or 0)
 
     def target_sparsity(self, wrapper: LayerWrapper) -> float:
-        """See `Pruner.target_sparsity`."""
-        return self.compute_target_sparsity(wrapper.config)
+        """See `Pruner.target_sparsity`; nothing before the layer's first epoch."""
+        started = (self.epoch or 0) >= wrapper.config.get("start_epoch", 0)
+        return self.compute_target_sparsity(wrapper.config) if started else 0.0
 
     def compress(self) -> Any:
         """See `Pruner.compress`: prune to the sparsity of the first epoch."""
