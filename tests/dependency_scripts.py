@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import prunus.dependency
+from dependency_models import peer
 
 
 class Block(nn.Module):
@@ -134,22 +136,22 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def both(make: Any, script: Any, *args: Any) -> tuple[nn.Module, nn.Module]:
-    """A script run by Prunus and by Torch-Pruning on copies of one model."""
-    import torch_pruning
-
-    import prunus.dependency
-
+def run_by(package: Any, make: Any, script: Any, *args: Any) -> Any:
+    """A model after a script that a package has run on it; the same model to begin with, whichever it is."""
     torch.manual_seed(0)
-    ours = make().eval()
+    model = make().eval()
     with torch.no_grad():
-        for module in ours.modules():
+        for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.uniform_(0.5, 1.5)
-    theirs = copy.deepcopy(ours)
-    script(prunus.dependency, ours, *args)
-    script(torch_pruning, theirs, *args)
-    return ours, theirs
+    script(package, model, *args)
+    return model
+
+
+def both(make: Any, script: Any, *args: Any) -> tuple[nn.Module, nn.Module]:
+    """The models that Prunus and Torch-Pruning make by a script; without the latter, a skipped test."""
+    theirs = run_by(peer(), make, script, *args)
+    return run_by(prunus.dependency, make, script, *args), theirs
 
 
 def ignored(model: nn.Module) -> list[nn.Module]:

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dependency_layers import CASES, randomised, same_state, state, without, zeroed
+from dependency_models import peer
 from hugging_face import transformers
 from prunus import PruningError
 from prunus.dependency import functions as fn
 from prunus.dependency.ops import OPTYPE
-
-torch_pruning = pytest.importorskip("torch_pruning")
 
 
 def run(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -334,12 +333,17 @@ def test_free_functions_are_the_methods_of_the_box():
     assert fn.PrunerBox[OPTYPE.CONV].prune_out_channels == fn.prune_conv_out_channels
     assert fn.pruner_of(nn.Linear(1, 2)).prune_in_channels in (fn.prune_linear_in_channels, None)
     assert fn.prune_conv_out_channels != fn.prune_conv_in_channels
-    for name in torch_pruning.pruner.function.__all__:
+    assert fn.prune_batchnorm_out_channels == fn.prune_batchnorm_in_channels
+
+
+def test_free_functions_are_those_of_torch_pruning():
+    other_package = peer().pruner.function
+    for name in other_package.__all__:
         assert hasattr(fn, name), name
-        theirs = getattr(torch_pruning.pruner.function, name)
+        theirs = getattr(other_package, name)
         if name.endswith("_out_channels"):
             other = name.replace("_out_", "_in_")
-            coupled = theirs == getattr(torch_pruning.pruner.function, other)
+            coupled = theirs == getattr(other_package, other)
             assert (getattr(fn, name) == getattr(fn, other)) == coupled, name
 
 
@@ -432,6 +436,6 @@ def test_agrees_with_torch_pruning(name):
     theirs = copy.deepcopy(ours)
     for side, idxs in (("out", case.outputs), ("in", case.inputs)):
         getattr(case, f"prune_{side}")(ours, idxs)
-        getattr(torch_pruning, f"prune_{case.kind}_{side}_channels")(theirs, list(idxs))
+        getattr(peer(), f"prune_{case.kind}_{side}_channels")(theirs, list(idxs))
     assert str(ours) == str(theirs)
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
