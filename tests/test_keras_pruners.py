@@ -305,7 +305,7 @@ def test_faults_are_told_before_anything_is_touched() -> None:
     with pytest.raises(ConfigError, match="after 'end_epoch'"):
         AGPPruner(model, [{"final_sparsity": 0.5, "start_epoch": 3, "end_epoch": 1, "op_types": "default"}])
     with pytest.raises(ConfigError, match="BatchNormalization"):
-        L1FilterPruner(model, [{"sparsity": 0.5, "op_types": ["Dense"]}])
+        L1FilterPruner(model, [{"sparsity": 0.5, "op_types": ["BatchNormalization"]}])
     with pytest.raises(prunus.PruningError, match="there are level, l1"):
         AGPPruner(model, [{"final_sparsity": 0.5, "op_types": "default"}], pruning_algorithm="lasso")
     with pytest.raises(prunus.PruningError, match="no such options"):

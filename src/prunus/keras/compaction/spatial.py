@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ...compaction.facts import Facts, alike, whole
 from .values import Need, Step, along, vector
@@ -55,7 +56,8 @@ class Statistic(Step):
     """A normalisation by statistics over one dimension, before any scale and shift.
 
     Units whose values are constant may go where the layer can be told of them (`layer_object`): their part
-    in the mean and the variance is known. Those that are not constant have to stay.
+    in the mean and the variance is known. Those that are not constant have to stay, and those that are not
+    the same constant at every call of the layer.
     """
 
     dim: int = field(kw_only=True)
@@ -63,11 +65,23 @@ class Statistic(Step):
 
     def needs(self, study: Study, needs: list[Need]) -> list[Need | None]:
         value = self.inputs[0]
-        if self.layer_object is None or study.calls[id(self.layer_object)] > 1:
-            study.hold(value.axes[self.dim], None, self, "it shares a statistic")
-        else:
-            study.hold(value.axes[self.dim], ~self.constants(study).known, self, "it shares a statistic")
+        free = None if self.layer_object is None else self._free(study)
+        study.hold(value.axes[self.dim], None if free is None else ~free, self, "it shares a statistic")
         return [study.full(value)]
+
+    def _free(self, study: Study) -> Tensor | None:
+        """Units that are one constant at all calls of the layer (bool); None where calls differ in axes."""
+        own = self.constants(study)
+        free = own.known
+        if study.calls[id(self.layer_object)] > 1:
+            for step in study.graph.steps:
+                if not isinstance(step, Statistic) or step.layer_object is not self.layer_object:
+                    continue
+                if step.inputs[0].axes[step.dim] is not self.inputs[0].axes[self.dim]:
+                    return None
+                other = step.constants(study)
+                free = free & other.known & (other.value == own.value)
+        return free
 
     def constants(self, study: Study) -> Facts:
         """What is known of each unit: vectors of full size."""
