@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune as original
 
 import prunus.masks as prune
 from pretended_devices import PretendedDevices
@@ -191,3 +193,60 @@ def test_parameters_on_two_devices(case: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     else:
         assert sum(map(torch.count_nonzero, results[0])) == sum(map(torch.count_nonzero, results[1]))
+
+
+def latest(module: nn.Module) -> Any:
+    (hook,) = module._forward_pre_hooks.values()
+    return hook[-1] if isinstance(hook, prune.PruningContainer) else hook
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_latest_choice_can_be_read_of_its_method(rounds: int, dtype: torch.dtype) -> None:
+    found = []
+    for package in (prune, original):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5, dtype=dtype), nn.Linear(5, 4, dtype=dtype))
+        for _ in range(rounds):
+            pairs = [(layer, "weight") for layer in model]
+            package.global_unstructured(pairs, package.L1Unstructured, amount=0.3)
+        hooks = [next(iter(layer._forward_pre_hooks.values())) for layer in model]
+        methods = [hook if rounds == 1 else hook[-1] for hook in hooks]
+        found.append([(m.mask * 2, m.mask.mean(), 1 - m.mask, (m.mask == 0).sum()) for m in methods])
+        assert all(torch.equal(m.mask, layer.weight_mask) for m, layer in zip(methods, model, strict=True))
+        methods[0].mask.zero_()
+        if package is prune:
+            assert model[0].weight_mask.any()  # the mask of a method is not that of the module
+    for ours, theirs in zip(*found, strict=True):
+        for mine, own in zip(ours, theirs, strict=True):
+            assert torch.equal(mine, own)
+            assert mine.dtype is own.dtype
+
+
+def test_in_a_copy_the_copy_has_the_mask() -> None:
+    model = nn.Sequential(nn.Linear(6, 5))
+    prune.global_unstructured([(model[0], "weight")], prune.L1Unstructured, amount=0.3)
+    other = copy.deepcopy(model)
+    before = model[0].weight_mask.clone()
+    other[0].weight_mask.zero_()
+    assert not latest(other[0]).mask.any()
+    assert torch.equal(latest(model[0]).mask, before)
+    model[0].double()
+    assert latest(model[0]).mask.mean().dtype is torch.float64
+
+
+def test_what_is_not_kept_is_said() -> None:
+    model = nn.Linear(6, 5)
+    pairs = [(model, "weight")]
+    prune.global_unstructured(pairs, prune.L1Unstructured, amount=0.3)
+    first = latest(model)
+    prune.l1_unstructured(model, "weight", 0.5)
+    with pytest.raises(AttributeError, match="a later choice has taken its place"):
+        _ = first.mask
+    prune.global_unstructured(pairs, prune.L1Unstructured, amount=0.1)
+    third = latest(model)
+    prune.remove(model, "weight")
+    with pytest.raises(AttributeError, match="it was removed"):
+        _ = third.mask
+    with pytest.raises(AttributeError, match="only the module has it"):
+        _ = pickle.loads(pickle.dumps(third)).mask

@@ -21,11 +21,11 @@ from .functions import (
     random_unstructured,
     remove,
 )
+from .given import CustomFromMask
 from .gradual import Gradual
 from .granularity import Blocks, NOfM, PerRow, blocks, n_of_m, per_row
 from .method import BasePruningMethod, PruningContainer
 from .methods import (
-    CustomFromMask,
     Identity,
     L1Unstructured,
     LnStructured,

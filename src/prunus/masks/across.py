@@ -18,8 +18,8 @@ from .amounts import check_scores
 from .coupled import coupled_leaves, mask_partners
 from .errors import ArgumentTypeError, InputError, MethodError, PairsError
 from .functions import Parameters
+from .given import CustomFromMask
 from .method import BasePruningMethod
-from .methods import CustomFromMask
 from .parameters import checked_mask, checked_scores, current_mask, parameter_values
 from .ranking import Ranked, lowest
 from .reparametrize import MASK

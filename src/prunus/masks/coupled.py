@@ -12,7 +12,7 @@ from ..graph.axes import Node
 from ..graph.graph import Graph
 from ..plan import Plan
 from .errors import ArgumentTypeError, InputError
-from .methods import CustomFromMask
+from .given import CustomFromMask
 from .parameters import check_names_free, current_mask, parameter_values
 from .reparametrize import MASK, ORIG
 

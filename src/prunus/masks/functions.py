@@ -13,8 +13,8 @@ from ..graph.graph import Graph
 from .amounts import check_dim, check_structured
 from .coupled import coupled_leaves, mask_partners
 from .errors import InputError
+from .given import CustomFromMask
 from .methods import (
-    CustomFromMask,
     Identity,
     L1Unstructured,
     LnStructured,

@@ -1,4 +1,4 @@
-"""The methods of `torch.nn.utils.prune`, with the same draws of random numbers and the same choices."""
+"""The methods of `torch.nn.utils.prune` that choose, with the same random draws and the same choices."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from .amounts import (
     check_structured,
     count_to_prune,
 )
-from .bits import Bits, is_binary, pack
-from .errors import InputError, KindError, MethodError, ShapeError
 from .method import BasePruningMethod
 from .units import Channels, mean_norm
 
@@ -200,57 +198,3 @@ def _of_channels(kept: Tensor, t: Tensor, dim: int) -> Tensor:
     shape = [1] * t.dim()
     shape[dim] = -1
     return kept.to(t.device, t.dtype).reshape(shape).expand(t.shape).contiguous()
-
-
-class CustomFromMask(BasePruningMethod, original.CustomFromMask):
-    """A mask that is given.
-
-    Args:
-        mask: 0 and 1, or False and True, of the parameter's shape.
-
-    Attributes:
-        mask: the mask, bool. It is kept as bits, since the module has it as well, and not at all where the
-            mask was chosen by `global_unstructured` or a plan, which may be asked often. None forgets it.
-    """
-
-    PRUNING_TYPE = "global"
-
-    def __init__(self, mask: Tensor) -> None:
-        self._bits: Bits | Tensor | None = _checked_bits(mask)
-
-    @property
-    def mask(self) -> Tensor:
-        if self._bits is None:
-            raise MethodError("this mask was chosen for a module, and only the module has it: <name>_mask")
-        return self._bits.unpack() if isinstance(self._bits, Bits) else self._bits
-
-    @mask.setter
-    def mask(self, mask: Tensor | None) -> None:
-        self._bits = None if mask is None else _checked_bits(mask)
-
-    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        mask = self.mask
-        if default_mask.shape != mask.shape:
-            raise ShapeError(
-                f"a mask of shape {tuple(mask.shape)} for a parameter of {tuple(default_mask.shape)}"
-            )
-        return default_mask * mask.to(default_mask.device, default_mask.dtype)
-
-    @classmethod
-    def apply(cls, module: nn.Module, name: str, mask: Tensor) -> Any:  # type: ignore[override]
-        """As `BasePruningMethod.apply`."""
-        return super().apply(module, name, mask=mask)
-
-    @classmethod
-    def apply_once(cls, module: nn.Module, name: str, mask: Tensor) -> None:
-        """As `apply`, keeping no copy of the mask in the history of the parameter."""
-        found = cls.apply(module, name, mask)
-        (found[-1] if isinstance(found, original.PruningContainer) else found)._bits = None
-
-
-def _checked_bits(mask: Any) -> Bits | Tensor:
-    if not isinstance(mask, Tensor):
-        raise KindError(f"mask must be a tensor, got {type(mask).__name__}")
-    if not is_binary(mask):
-        raise InputError("a mask holds 0 and 1 (or False and True) only; this one holds other values")
-    return pack((mask != 0).detach())
