@@ -67,6 +67,7 @@ def test_graphs_let_go_of_the_product_after_the_backward_pass() -> None:
     assert not kept.expired()
     assert module.weight.grad_fn is module.weight.grad_fn
     out.backward()
+    del module.weight_orig.grad  # whose place in memory is that of the product
     assert kept.expired()
     assert out.grad_fn is not None  # though the graph itself is still there
 

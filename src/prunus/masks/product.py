@@ -6,7 +6,9 @@ cache; that reads less memory than float masks do. Wherever somebody looks on (c
 of tensors), it is the ordinary product.
 
 The graph of a forward pass keeps the product, as it would keep a parameter, so that who reads the masked
-parameter afterwards can ask for gradients with respect to what that pass has used; see `Used`.
+parameter afterwards can ask for gradients with respect to what that pass has used; see `Used`. When the
+gradient has come as far as the product, and nobody else holds that, the masked gradient takes its place in
+memory. Other memory for it would cost more than the multiplication: the system maps it page by page.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from .holders import graph_repacks_tensors, saved_alone
+
 PIECE = 1 << 22
 """Entries that are cast together; their product is then made in the cache, with few calls."""
 
 SMALL = 1 << 13
 """Entries below which casting the mask as a whole is as fast."""
+
+REUSED = 1 << 15
+"""Entries from which the place of the product is worth taking; below, memory costs next to nothing."""
 
 
 def masked(orig: Tensor, mask: Tensor) -> Tensor:
@@ -50,7 +57,7 @@ class Used:
 
     def remember(self, product: Tensor, orig: Tensor, mask: Tensor) -> None:
         """Note where the product can be found again, if its graph has it as it is."""
-        if isinstance(product.grad_fn, _KEEPING) and not _graph_repacks_tensors():
+        if isinstance(product.grad_fn, _KEEPING) and not graph_repacks_tensors():
             self._node, self._of = weakref.ref(product.grad_fn), _state(orig, mask)
 
     def again(self, orig: Tensor, mask: Tensor) -> Tensor | None:
@@ -84,12 +91,6 @@ def _version(t: Tensor) -> int:
     return -1 if t.is_inference() else t._version
 
 
-def _graph_repacks_tensors() -> bool:
-    """Whether hooks on saved tensors are at work: unpacking what they keep may compute it again."""
-    top: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is None or top(True) is not None
-
-
 def _is_plain(orig: Tensor, mask: Tensor) -> bool:
     return (
         type(orig) in (Tensor, nn.Parameter)
@@ -101,12 +102,13 @@ def _is_plain(orig: Tensor, mask: Tensor) -> bool:
 
 
 class _Product(Function):
-    """`orig * mask`. The backward pass needs the mask only; the product is kept for `Used`."""
+    """`orig * mask`. The backward pass needs the mask only; the product is kept for `Used`, and its place."""
 
     @staticmethod
     def forward(ctx: Any, orig: Tensor, mask: Tensor) -> Tensor:
         out = _by_pieces(orig, mask)
-        ctx.save_for_backward(out)
+        if not graph_repacks_tensors():
+            ctx.save_for_backward(out)
         ctx.mask, ctx.version = mask, _version(mask)  # not freed: other losses may come back through here
         return out
 
@@ -117,24 +119,38 @@ class _Product(Function):
             raise RuntimeError("a mask was changed in place between a forward pass and its backward pass")
         if torch.is_grad_enabled() or type(grad) is not Tensor:
             return masked(grad, mask), None
-        return _by_pieces(grad, mask), None
+        return _by_pieces(grad, mask, _place(ctx, grad, mask)), None
 
 
 _KEEPING: Any = _Product._backward_cls
 _KEEPING.__name__ = "MulBackward0"  # a masked parameter prints as the product that it is
 
 
-def _by_pieces(orig: Tensor, mask: Tensor) -> Tensor:
-    whole = orig.is_contiguous() and mask.is_contiguous() and orig.device.type == "cpu"
-    if orig.numel() <= SMALL or not whole:
+def _by_pieces(orig: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+    """The product, in the memory of `out` if that is given."""
+    if orig.numel() <= SMALL or not _contiguous_on_cpu(orig, mask):
         return orig * mask
-    out, keep = torch.empty_like(orig), mask.view(torch.uint8)
+    out, keep = torch.empty_like(orig) if out is None else out, mask.view(torch.uint8)
     if orig.numel() <= PIECE:
         return out.copy_(keep).mul_(orig)
     pieces = [torch.split(t.view(-1), PIECE) for t in (out, orig, keep)]
     for into, values, part in zip(*pieces, strict=True):
         into.copy_(part).mul_(values)
     return out
+
+
+def _place(ctx: Any, grad: Tensor, mask: Tensor) -> Tensor | None:
+    """Memory for a masked gradient: that of the product, if it is of no use any more."""
+    if grad.numel() < REUSED or not _contiguous_on_cpu(grad, mask):
+        return None
+    product = saved_alone(ctx)
+    if product is None or product.dtype is not grad.dtype or not product.is_contiguous():
+        return None
+    return product.detach()  # counts as changed in place, so that nobody takes it for the product again
+
+
+def _contiguous_on_cpu(a: Tensor, b: Tensor) -> bool:
+    return a.is_contiguous() and b.is_contiguous() and a.device.type == "cpu"
 
 
 def _sharded_like(mask: Tensor, orig: Any) -> Tensor:
