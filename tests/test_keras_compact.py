@@ -45,6 +45,23 @@ def test_compacted_equals_original(name: str) -> None:
         close(model, compact(model), x)
 
 
+@pytest.mark.parametrize(("other", "left"), [(0.3, 6), (-0.4, 8)])
+def test_a_layer_norm_that_is_called_twice_loses_units_of_one_constant(other: float, left: int) -> None:
+    inputs = keras.Input((6, 5))
+    norm = L.LayerNormalization(name="norm")
+    a, b = L.Dense(8, name="a"), L.Dense(8, name="b")
+    model = randomize(keras.Model(inputs, L.Dense(3)(norm(a(inputs)) + norm(b(inputs)))))
+    for layer, constant in ((a, 0.3), (b, other)):
+        kernel, bias = layer.get_weights()
+        kernel[:, :2] = 0
+        bias[:2] = constant
+        layer.set_weights([kernel, bias])
+    norm.set_weights([np.where(np.arange(8) < 2, 0, weight) for weight in norm.get_weights()])
+    small = compact(model)
+    assert small.get_layer("norm").gamma.shape == (left,)
+    close(model, small, example(model))
+
+
 def test_zeroed_by_hand() -> None:
     """What `zeroed` sets to zero, weight by weight, for a residual block whose units can be told by name."""
     x = inputs = keras.Input((6, 6, 3))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import prunus
-from keras_architectures import MODELS, drawn, example, randomize
+from keras_architectures import MODELS, L, drawn, example, randomize
 from keras_dependencies import (
     depthwise,
     gated,
@@ -44,6 +44,7 @@ from prunus.keras import (
     L1FilterPruner,
     L2FilterPruner,
     Pruner,
+    SlimPruner,
     TaylorFOWeightFilterPruner,
     compact,
     masks_of,
@@ -183,6 +184,37 @@ def test_the_lowest_sparsity_counts_and_a_layer_that_is_not_pruned_keeps_its_cha
     assert kept_channels(masks_of(model), "a_out/kernel").sum() == 4
     assert set(pruner.partners) == {f"{name}_in_norm/{key}" for name in "ab" for key in ("gamma", "beta")}
     assert "b_out/kernel" not in masks_of(model)
+
+
+def test_partners_keep_the_masks_that_they_have_had() -> None:
+    model = residual()
+    kept = lowest(sum(np.abs(rows(model, name)).sum(1) for name in ("stem", "a_out", "b_out")), 0.5)
+    gamma = model.get_layer("stem_norm").gamma
+    gamma.assign(np.where(np.arange(8) == np.flatnonzero(kept)[0], 0.01, 1.0))
+    SlimPruner(model, [{"sparsity": 0.125, "op_names": ["stem_norm"]}]).compress()
+    assert masks_of(model)["stem_norm/gamma"].sum() == 7
+    L1FilterPruner(model, half(), dependency_aware=True).compress()
+    np.testing.assert_array_equal(masks_of(model)["a_out_norm/gamma"], kept)
+    kept[np.flatnonzero(kept)[0]] = False
+    np.testing.assert_array_equal(masks_of(model)["stem_norm/gamma"], kept)
+
+
+def test_what_attention_tables_and_inputs_make_is_kept() -> None:
+    words = keras.Input((6,), dtype="int32")
+    x = L.Embedding(20, 8, name="table")(words)
+    x = L.LayerNormalization(name="first")(L.Add()([x, L.Dense(8, name="a")(x)]))
+    y = L.Dense(6, name="b")(x)
+    z = L.LayerNormalization(name="second")(y + L.MultiHeadAttention(2, 4, name="attention")(y, y))
+    z = L.LayerNormalization(name="third")(L.Dense(6, name="c")(z))
+    model = randomize(keras.Model(words, L.Dense(3, name="head")(z)))
+    pruner = L1FilterPruner(model, half(), dependency_aware=True)
+    assert pruner.partners == ["third/beta", "third/gamma"]
+    pruner.compress()
+    images = keras.Input((8, 8, 6))
+    x = L.BatchNormalization(name="norm")(images)
+    y = L.Conv2D(8, 1, name="conv")(x)
+    model = keras.Model(images, [y, L.DepthwiseConv2D(3, name="each")(x)])
+    assert L1FilterPruner(model, half(leaving=()), dependency_aware=True).partners == []
 
 
 def test_each_axis_keeps_a_channel() -> None:
