@@ -244,3 +244,31 @@ def test_how_many_slices_are_left() -> None:
     pruner.compress()
     assert pruner.get_pruned_weights() == {"0": (3, 6), "3": (5, 10)}
     assert pruner.get_pruned_weights(dim=1) == {"0": (1, 1), "3": (6, 6)}
+
+
+def test_what_fails_on_the_way_leaves_all_files_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In three folders, of which nothing but the files asked for is left, be they replaced or not."""
+    from prunus.pruners import exporting
+
+    paths = [tmp_path / name for name in ("a/model.safetensors", "b/masks.pth", "c/model.onnx")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(b"before")
+    _, pruner = pruned()
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "_write_onnx", fail)
+        with pytest.raises(RuntimeError, match="no space"):
+            pruner.export_model(*paths, input_shape=(1, 3, 8, 8))
+    assert [path.read_bytes() for path in paths] == [b"before"] * 3
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == paths
+    pruner.export_model(*paths[:2])
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == paths
+    other = tmp_path / "other"
+    other.touch()
+    assert {path.stat().st_mode for path in paths} == {other.stat().st_mode}

@@ -2,7 +2,8 @@
 
 A checkpoint is replaced as a whole. The weights go into a file named by their content, next to the old one;
 then the manifest, which names that file, is replaced in one step; then the old weights are removed. Whatever
-stops a save on the way, the manifest names complete weights that belong to it.
+stops a save on the way, the manifest names complete weights that belong to it. Other files that have to be
+there as a whole or not at all are written here too.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import ArgumentTypeError, CheckpointError
 
@@ -22,6 +24,8 @@ _OWN_WEIGHTS = re.compile(r"model-[0-9a-f]{16}\.safetensors")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _DAY = 24 * 60 * 60
 _CHUNK = 2**22
+
+D = TypeVar("D", bound="Drafts")
 
 
 def as_folder(folder: str | os.PathLike[str]) -> Path:
@@ -124,27 +128,26 @@ def _flush_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-class Writer:
-    """Writes the two files of a checkpoint into a folder; nothing is visible before `commit`.
+class Drafts:
+    """Files under passing names, each in the folder where it is going to lie.
 
-    A context manager: leaving it removes whatever did not become part of the checkpoint.
+    A context manager: leaving it removes those that have not been put in their places.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._temporary: list[Path] = []
-        self._new: Path | None = None
+    def __init__(self) -> None:
+        self._written: list[Path] = []
 
-    def __enter__(self) -> Writer:
+    def __enter__(self: D) -> D:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for path in [*self._temporary, *([self._new] if self._new is not None else [])]:
+        for path in self._written:
             path.unlink(missing_ok=True)
 
-    def _write(self, write: Callable[[Path], None]) -> Path:
-        path = self.folder / f".{uuid.uuid4().hex}.tmp"
-        self._temporary.append(path)
+    def write(self, folder: Path, write: Callable[[Path], None]) -> Path:
+        """Have a file written, and see to it that it is on the disk; returns where."""
+        path = folder / f".{uuid.uuid4().hex}.tmp"
+        self._written.append(path)
         path.touch()
         mode = path.stat().st_mode  # what the user's umask gives; safetensors makes files for the owner alone
         write(path)
@@ -152,9 +155,39 @@ class Writer:
         _flush(path)
         return path
 
+
+def write_together(writers: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Write files so that what goes wrong while one is written leaves none of them changed."""
+    with Drafts() as drafts:
+        places = {drafts.write(path.parent, write): path for path, write in writers.items()}
+        for draft, path in places.items():
+            os.replace(draft, path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    write_together({path: lambda draft: _write_text(draft, text)})
+
+
+class Writer(Drafts):
+    """Writes the two files of a checkpoint into a folder; nothing is visible before `commit`.
+
+    A context manager: leaving it removes whatever did not become part of the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self._new: Path | None = None
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        if self._new is not None:
+            self._new.unlink(missing_ok=True)
+
     def weights(self, write: Callable[[Path], None]) -> tuple[str, int, str]:
         """Write the weights; returns the name that they have from now on, their size and their SHA-256."""
-        path = self._write(write)
+        path = self.write(self.folder, write)
         digest, size = sha256(path), path.stat().st_size
         final = self.folder / f"model-{digest[:16]}.safetensors"
         new = not os.path.lexists(final)
@@ -165,7 +198,7 @@ class Writer:
 
     def commit(self, name: str, content: str, previous: str | None) -> None:
         """Put the manifest in place, which makes the new checkpoint valid, and drop the old weights."""
-        path = self._write(lambda temporary: _write_text(temporary, content))
+        path = self.write(self.folder, lambda draft: _write_text(draft, content))
         _flush_names(self.folder)
         os.replace(path, self.folder / name)
         kept, self._new = self._new, None
@@ -192,16 +225,3 @@ def _remove(path: Path, older_than: float = 0) -> None:
             path.unlink(missing_ok=True)
     except OSError:  # on Windows a file in use stays; it does no harm
         pass
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.files import write_together
 from ..errors import ArgumentTypeError, InputError, PruningError
 from .collector import Collector
 from .masker import Masks
@@ -41,12 +41,12 @@ def export(
         }
         for wrapper in wrappers
     }
-    writers: dict[Path, Callable[[Path], None]] = {paths["model_path"]: lambda path: _write(state, path)}
+    writers = {paths["model_path"]: _writer(state, paths["model_path"].suffix)}
     if "mask_path" in paths:
-        writers[paths["mask_path"]] = lambda path: _write(masks, path)
+        writers[paths["mask_path"]] = _writer(masks, paths["mask_path"].suffix)
     if shape is not None:
         writers[paths["onnx_path"]] = lambda path: _write_onnx(model, wrappers, shape, where, path)
-    _write_all(writers)
+    write_together(writers)
     return masks, state
 
 
@@ -156,29 +156,10 @@ def _checked_device(device: Any) -> torch.device | None:
         raise InputError(f"device={device!r} cannot be used here: {first}") from error
 
 
-def _write_all(writers: dict[Path, Callable[[Path], None]]) -> None:
-    """Every file under another name first, then all under their own, so that an error leaves none changed."""
-    with tempfile.TemporaryDirectory(dir=next(iter(writers)).parent, prefix=".prunus-") as folder:
-        done: list[tuple[Path, Path]] = []
-        for index, (path, write) in enumerate(writers.items()):
-            part = Path(folder) / f"{index}{path.suffix}"
-            write(part)
-            done.append((part, path))
-        for part, path in done:
-            _move(part, path)
-
-
-def _move(part: Path, path: Path) -> None:
-    if part.parent.stat().st_dev == path.parent.stat().st_dev:
-        os.replace(part, path)
-    else:
-        path.write_bytes(part.read_bytes())
-
-
-def _write(content: Mapping[str, Any], path: Path) -> None:
-    if path.suffix != SAFETENSORS:
-        torch.save(content, path)
-        return
+def _writer(content: Mapping[str, Any], suffix: str) -> Callable[[Path], None]:
+    """What writes this in the format that the ending of a file's name says."""
+    if suffix != SAFETENSORS:
+        return lambda path: torch.save(content, path)
     from safetensors.torch import save_file
 
     flat: dict[str, Tensor] = {}
@@ -189,7 +170,7 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
             else {key: value}
         )
         flat.update({name: item.contiguous() for name, item in inner.items() if isinstance(item, Tensor)})
-    save_file(flat, path)
+    return lambda path: save_file(flat, path)
 
 
 def without_pruner(model: nn.Module, wrappers: list[ModuleWrapper]) -> nn.Module:
