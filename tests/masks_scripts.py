@@ -1,8 +1,8 @@
 """Scripts as people write them for `torch.nn.utils.prune`: blog posts, forum answers, research code.
 
 Each takes the module of functions, that of torch or ours, and returns what it would print or save. They run
-the model between a step of the optimizer and a choice of what to prune, as people do who evaluate it first: else
-the original ranks the weights of before the step.
+the model between a step of the optimizer and a choice of what to prune, as people do who evaluate it first:
+else the original ranks the weights of before the step.
 """
 
 from __future__ import annotations
