@@ -299,6 +299,19 @@ def test_global_ranking_round_to_and_protect() -> None:
     assert all(len(kept) % 4 == 0 for kept in graph.plan(0.5, round_to=4).kept.values())
 
 
+def test_units_near_all_others_go_first_by_the_geometric_median() -> None:
+    model = randomize(keras.Sequential([keras.Input((5,)), L.Dense(8, "relu", name="hidden"), L.Dense(3)]))
+    inner, outer = (keras.ops.convert_to_numpy(layer.kernel).astype(float) for layer in model.layers)
+
+    def distances(rows: Any) -> Any:
+        found = np.linalg.norm(rows[:, None] - rows[None], axis=2).sum(1)
+        return found / found.mean()
+
+    scores = distances(inner.T) + distances(outer)  # a bias is no vector
+    (kept,) = trace(model).plan(0.5, importance="fpgm").kept.values()
+    np.testing.assert_array_equal(kept, np.sort(np.argsort(scores)[4:]))
+
+
 def test_importance_of_ones_own() -> None:
     model = randomize(MODELS["multi_layer_perceptron"]())
     last = trace(model).plan(0.5, importance=lambda rows: np.arange(len(rows)))

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentTypeError, InputError
-from ..importance.geometric_median import distances
-from ..masks.amounts import channel_norm
+from ..importance.rows import ROW_SCORES
 from ..pruners.grains import CHANNELS
 from .gradients import squared_products
 from .weights import DEFAULT_TYPES, FILTERS, Weight
@@ -62,7 +61,7 @@ class Level(Algorithm):
 
     def scores(self, weight: Weight, grain: str) -> Tensor:
         """See `Algorithm.scores`."""
-        return weight.values().abs() if grain == "element" else channel_norm(rows(weight, grain), 1, 0)
+        return weight.values().abs() if grain == "element" else ROW_SCORES["l1"](rows(weight, grain))
 
 
 class L1(Algorithm):
@@ -71,17 +70,17 @@ class L1(Algorithm):
     Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets, 2017, arXiv:1608.08710.
     """
 
-    degree: ClassVar[int] = 1
+    norm: ClassVar[str] = "l1"
 
     def scores(self, weight: Weight, grain: str) -> Tensor:
         """See `Algorithm.scores`."""
-        return channel_norm(rows(weight, grain), self.degree, 0)
+        return ROW_SCORES[self.norm](rows(weight, grain))
 
 
 class L2(L1):
     """`sqrt(sum w^2)` of a filter."""
 
-    degree: ClassVar[int] = 2
+    norm: ClassVar[str] = "l2"
 
 
 class FPGM(Algorithm):
@@ -93,7 +92,7 @@ class FPGM(Algorithm):
 
     def scores(self, weight: Weight, grain: str) -> Tensor:
         """See `Algorithm.scores`."""
-        return distances([rows(weight, grain)])
+        return ROW_SCORES["fpgm"](rows(weight, grain))
 
 
 class Slim(Algorithm):

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..importance.geometric_median import distances
+from ..importance.rows import ROW_SCORES
 from ..importance.scoring import wide
-from ..masks.amounts import channel_norm
 from .grains import CHANNELS, channel_rows, grain_of, pattern_mask
 from .masker import Masks
 from .ranking import CONVOLUTIONS, RankingMasker
@@ -32,7 +31,7 @@ class LevelPrunerMasker(RankingMasker):
         if grain == "element":
             weight: Any = wrapper.module.weight
             return wide(weight.detach()).abs()
-        return channel_norm(channel_rows(wrapper, grain), 1, 0)
+        return ROW_SCORES["l1"](channel_rows(wrapper, grain))
 
     def calc_mask(
         self, sparsity: float, wrapper: ModuleWrapper, wrapper_idx: int | None = None
@@ -55,17 +54,17 @@ class L1FilterPrunerMasker(RankingMasker):
 
     takes: ClassVar[tuple[str, ...] | None] = CONVOLUTIONS
     grains: ClassVar[tuple[str, ...]] = CHANNELS
-    degree: ClassVar[int] = 1
+    norm: ClassVar[str] = "l1"
 
     def scores(self, wrapper: ModuleWrapper, grain: str) -> Tensor | None:
         """See `RankingMasker.scores`."""
-        return channel_norm(channel_rows(wrapper, grain), self.degree, 0)
+        return ROW_SCORES[self.norm](channel_rows(wrapper, grain))
 
 
 class L2FilterPrunerMasker(L1FilterPrunerMasker):
     """The filters of smallest `sqrt(sum w^2)`."""
 
-    degree: ClassVar[int] = 2
+    norm: ClassVar[str] = "l2"
 
 
 class FPGMPrunerMasker(RankingMasker):
@@ -80,7 +79,7 @@ class FPGMPrunerMasker(RankingMasker):
 
     def scores(self, wrapper: ModuleWrapper, grain: str) -> Tensor | None:
         """See `RankingMasker.scores`."""
-        return distances([channel_rows(wrapper, grain)])
+        return ROW_SCORES["fpgm"](channel_rows(wrapper, grain))
 
 
 class SlimPrunerMasker(RankingMasker):
@@ -95,7 +94,7 @@ class SlimPrunerMasker(RankingMasker):
 
     def scores(self, wrapper: ModuleWrapper, grain: str) -> Tensor | None:
         """See `RankingMasker.scores`."""
-        return channel_norm(channel_rows(wrapper, grain), 1, 0)
+        return ROW_SCORES["l1"](channel_rows(wrapper, grain))
 
     def group_of(self, wrapper: ModuleWrapper, sparsity: float) -> list[ModuleWrapper]:
         """See `RankingMasker.group_of`."""

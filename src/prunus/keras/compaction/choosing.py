@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import InputError, UnknownNameError
 from ...graph.axes import Node
+from ...importance.rows import OF_VECTORS, ROW_SCORES
 from .graph import Axis, KerasGraph
 from .plan import KerasPlan
 from .study import Gone
@@ -20,10 +21,6 @@ from .values import Value
 Norm = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 Importance = str | Norm
 
-NORMS: dict[str, Norm] = {
-    "l1": lambda w: np.asarray(np.abs(w).sum(1)),
-    "l2": lambda w: np.asarray(np.sqrt(np.square(w).sum(1))),
-}
 SCOPES = ("local", "global")
 
 
@@ -44,7 +41,7 @@ def choose(
         raise InputError(f"protect is a fraction from 0 to below 1, not {protect}")
     if round_to < 1:
         raise InputError(f"round_to is a whole number of units, at least 1, not {round_to!r}")
-    scores = _scores(graph, _norm(importance), wanted)
+    scores = _scores(graph, importance, wanted)
     least = {node: max(1, math.ceil(node.size * protect)) for node in wanted}
     counts = (_local if scope == "local" else _global)(scores, wanted, least)
     chosen: Gone = {}
@@ -92,16 +89,16 @@ def zeroed(graph: KerasGraph, gone: Gone) -> dict[Value, Tensor]:
     return changed
 
 
-def _norm(importance: Importance) -> Norm:
+def _row_score(importance: Importance) -> Callable[[Tensor], Tensor]:
+    """The score of a unit for each row of a matrix of torch."""
     if callable(importance):
-        return importance
-    if importance not in NORMS:
+        return lambda rows: torch.as_tensor(np.asarray(importance(rows.numpy())))
+    if importance not in ROW_SCORES:
         raise InputError(
-            f"importance is one of {', '.join(NORMS)}, or a function of an array (units, entries) that gives "
-            f"a score "
-            f"a unit; not {importance!r}"
+            f"importance is one of {', '.join(ROW_SCORES)}, or a function of an array (units, entries) that "
+            f"gives a score a unit; not {importance!r}"
         )
-    return NORMS[importance]
+    return lambda rows: ROW_SCORES[importance](rows.double())
 
 
 def _ratios(
@@ -170,9 +167,12 @@ def _rivals(graph: KerasGraph, wanted: Mapping[Node, float]) -> set[Node]:
     return out
 
 
-def _scores(graph: KerasGraph, norm: Norm, wanted: Mapping[Node, float]) -> dict[Node, Tensor]:
+def _scores(graph: KerasGraph, importance: Importance, wanted: Mapping[Node, float]) -> dict[Node, Tensor]:
     """A score a unit: the mean over the weights that it runs through, relative to their mean units."""
+    row_score = _row_score(importance)
+    of_vectors = isinstance(importance, str) and importance in OF_VECTORS
     found: dict[Node, list[Tensor]] = {node: [] for node in wanted}
+    numbers: dict[Node, list[Tensor]] = {node: [] for node in wanted}
     for value in graph.weights.values():
         assert value.weight is not None
         assert value.data is not None
@@ -184,7 +184,7 @@ def _scores(graph: KerasGraph, norm: Norm, wanted: Mapping[Node, float]) -> dict
                     continue
                 block = value.data.movedim(d, 0).flatten(1) if value.rank > 1 else value.data[:, None]
                 for rows in graph.terms.rows(node, block, leaf):
-                    score = torch.as_tensor(np.asarray(norm(rows.numpy())), dtype=torch.float64)
+                    score = row_score(rows).double()
                     if score.shape != (leaf.size,):
                         raise InputError(
                             f"the importance gave shape {tuple(score.shape)} for {leaf.size} units: "
@@ -192,9 +192,12 @@ def _scores(graph: KerasGraph, norm: Norm, wanted: Mapping[Node, float]) -> dict
                             "is needed"
                         )
                     mean = float(score.mean())
-                    found[leaf].append(score / mean if mean > 0 else score)
+                    into = numbers if value.rank == 1 and of_vectors else found
+                    into[leaf].append(score / mean if mean > 0 else score)
     return {
-        node: torch.stack(scores).mean(0) if scores else torch.zeros(node.size, dtype=torch.float64)
+        node: torch.stack(scores or numbers[node]).mean(0)
+        if scores or numbers[node]
+        else torch.zeros(node.size, dtype=torch.float64)
         for node, scores in found.items()
     }
 

@@ -178,8 +178,8 @@ class KerasGraph:
         Args:
             ratio: the fraction of units removed on each axis, or a mapping from names of layers (the axis
                 that each gives out) or axes to fractions; axes that it does not name stay whole.
-            importance: `"l1"`, `"l2"`, or a function of an array (units, entries) that gives one score a
-                unit.
+            importance: `"l1"`, `"l2"`, `"fpgm"` (distances from all other units), or a function of an array
+                (units, entries) that gives one score a unit.
             scope: `"local"`, each axis by its ratio, or `"global"`, one ranking of all units.
             ignore: names of layers or axes that stay whole.
             protect: the fraction of units that every axis keeps at least.
