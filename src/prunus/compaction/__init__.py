@@ -21,10 +21,11 @@ from ..graph.state import device_of
 from ..graph.trace import check_model, trace
 from .choice import Choice
 from .folds import BIAS, NEW
+from .holding import Gone
 from .permanent import make_permanent
 from .plan import Compaction, NewBias, Shift
 from .reasons import left_alone
-from .study import Fold, Gone, Study, Verdict
+from .study import Fold, Study, Verdict
 
 __all__ = ["Compaction", "compact"]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..graph.axes import Node
 from ..graph.constraints import Constraint
 from ..graph.graph import Graph
-from .study import Gone, Verdict
+from .holding import Gone
+from .study import Verdict
 
 
 class Choice:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 from torch import Tensor
 
@@ -12,8 +10,9 @@ from ..graph.graph import Axis
 from ..graph.values import Op, Value
 from .choice import Choice
 from .facts import whole
+from .holding import Gone, told, units_at
 from .rules.normalization import norm_name
-from .study import Gone, Study, Verdict
+from .study import Study, Verdict
 
 _LOSSES = {
     "add": "it is added to a branch that is not constant there",
@@ -28,18 +27,13 @@ _LOSSES = {
 
 def left_alone(study: Study, verdict: Verdict, choice: Choice, gone: Gone) -> dict[str, str]:
     """For each axis with empty units that stay, how many there are and why they do."""
-    found: dict[str, str] = {}
-    empty = _emptied(study)
     ops = _lossy(study)
-    for axis in study.graph.axes:
-        units = empty.get(axis.node)
-        if units is None:
-            continue
-        left = units & ~gone[axis.node] if axis.node in gone else units
-        if bool(left.any()):
-            reason = axis.reason or _reason(study, verdict, choice, axis, left, ops)
-            found[axis.name] = f"{int(left.sum())} of {axis.size} units are empty and stay: {reason}"
-    return found
+    return told(
+        study.graph.axes,
+        _emptied(study),
+        gone,
+        lambda axis, left: _reason(study, verdict, choice, axis, left, ops),
+    )
 
 
 def _reason(study: Study, verdict: Verdict, choice: Choice, axis: Axis, left: Tensor, ops: list[Op]) -> str:
@@ -49,8 +43,7 @@ def _reason(study: Study, verdict: Verdict, choice: Choice, axis: Axis, left: Te
     lost = _loss(study, ops, axis.node, held & left)
     if lost is not None:
         return lost
-    counts = Counter({str(reason): int((mask & left).sum()) for mask, reason in verdict.reasons[axis.node]})
-    return counts.most_common(1)[0][0]
+    return verdict.commonest(axis.node, left)
 
 
 # -- where a constant gets lost -------------------------------------------------------------------------
@@ -99,20 +92,9 @@ def _constant_units(study: Study, value: Value, leaf: Node) -> Tensor:
     for d, node in enumerate(value.axes):
         if leaf in study.graph.terms.leaves(node):
             along = whole(~known, [k for k in range(known.dim()) if k != d]).reshape(-1)
-            bad = _project(study, node, along).get(leaf)
+            bad = units_at(study.terms, node, along).get(leaf)
             constant = torch.ones_like(constant) if bad is None else ~bad
     return constant
-
-
-def _project(study: Study, node: Node, positions: Tensor) -> dict[Node, Tensor]:
-    """For each leaf of an axis, the units with any of some positions."""
-    out: dict[Node, Tensor] = {}
-
-    def add(leaf: Node, score: Tensor) -> None:
-        out[leaf] = out.get(leaf, torch.zeros(leaf.size, dtype=torch.bool)) | (score > 0)
-
-    study.graph.terms.project(node, positions.float().cpu().expand(node.size), add)
-    return out
 
 
 # -- which units are empty --------------------------------------------------------------------------------
@@ -133,7 +115,7 @@ def _emptied(study: Study) -> dict[Node, Tensor]:
                 along = whole(nonzero, [k for k in range(nonzero.dim()) if k != d]).reshape(-1)
                 if bool(along.all()):
                     continue
-                for leaf, live in _project(study, node, along).items():
+                for leaf, live in units_at(study.terms, node, along).items():
                     if leaf in study.graph.by_node:
                         found[leaf] = found.get(leaf, torch.zeros(leaf.size, dtype=torch.bool)) | ~live
     return found

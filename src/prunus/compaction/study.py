@@ -21,14 +21,13 @@ from ..graph.values import Op, Reason, Value
 from .aliases import Filled, Memory
 from .facts import Facts, constant, unknown
 from .folds import Target, Targets
+from .holding import Gone, Holding, Stays
 from .products import Product
 from .rules import rule_of
 from .rules.contraction import Contraction
 from .rules.pointwise import evaluate
 
 T = TypeVar("T")
-Gone = dict[Node, Tensor]
-"""For each leaf axis the units that go, as a bool mask on the CPU."""
 
 
 @dataclass
@@ -43,35 +42,32 @@ class Fold:
 
 
 @dataclass
-class Verdict:
-    """Units that have to stay, each with the first reason found, and the constants to fold if others go."""
+class Verdict(Stays[Reason]):
+    """Units that have to stay, and the constants to fold if others go."""
 
-    held: dict[Node, Tensor] = field(default_factory=dict)
-    reasons: dict[Node, list[tuple[Tensor, Reason]]] = field(default_factory=lambda: defaultdict(list))
     folds: list[Fold] = field(default_factory=list)
 
 
-class Study:
+class Study(Holding[Reason]):
     """A graph read for constants. Rules call its methods and nothing else."""
 
+    verdict: Verdict
+
     def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.terms, [axis.node for axis in graph.prunable])
         self.graph = graph
         self.device = device_of(graph.held) or torch.device("cpu")
         self.memory = Memory(graph)
         self.filled = Filled(self.memory)
         self.tensors = {item.name: item.tensor for item in graph.held if item.kind != "attribute"}
-        self.prunable = {axis.node for axis in graph.prunable}
         self._facts: dict[Value, Facts] = {}
         self._once: dict[Op, Any] = {}
-        self._leaves: dict[Node, tuple[Node, ...]] = {}
         for op in graph.ops:
             self._read(op)
         self.contractions = [op for op in graph.ops if isinstance(rule_of(op), Contraction)]
         self.targets = Targets(graph, self.contractions)
         self.ending = {leaf for op in graph.ops for leaf in self._ending(op)}
         self.refused: dict[Node, Reason] = {}
-        self.verdict = Verdict()
-        self.gone: Gone = {}
 
     # -- forward --------------------------------------------------------------------------------------
 
@@ -127,14 +123,6 @@ class Study:
 
     # -- axes -----------------------------------------------------------------------------------------
 
-    def leaves(self, node: Node) -> tuple[Node, ...]:
-        """The leaves of an axis that can be cut."""
-        known = self._leaves.get(node)
-        if known is None:
-            known = tuple(leaf for leaf in self.graph.terms.leaves(node) if leaf in self.prunable)
-            self._leaves[node] = known
-        return known
-
     def _ending(self, op: Op) -> set[Node]:
         """Axes that an operation takes in and does not give out again."""
         inside = {leaf for value in op.inputs() for node in value.axes for leaf in self.leaves(node)}
@@ -156,25 +144,11 @@ class Study:
                 return product(parts[index + 1 :])
         return None
 
-    def gone_along(self, node: Node) -> Tensor | None:
-        """Positions along an axis that go with the units in `gone` (bool, CPU); None for none."""
-        if self._kept.keys().isdisjoint(self.leaves(node)):
-            return None
-        if node not in self._gone_along:
-            mask = torch.ones(node.size, dtype=torch.bool)
-            mask[self.graph.terms.kept(node, self._kept, self._memo)] = False
-            self._gone_along[node] = mask
-        return self._gone_along[node]
-
     # -- backward -------------------------------------------------------------------------------------
 
     def weigh(self, gone: Gone) -> Verdict:
         """Which units have to stay when those in `gone` go."""
-        self.gone = gone
-        self._kept = {leaf: (~mask).nonzero().flatten() for leaf, mask in gone.items() if bool(mask.any())}
-        self._memo: dict[Node, Tensor | None] = {}
-        self._gone_along: dict[Node, Tensor] = {}
-        self.verdict = Verdict()
+        self.start(gone, Verdict())
         self._hold_what_rules_do_not_see()
         needs: dict[Value, Tensor] = {value: self.full(value) for value in self.graph.outputs}
         readers = self.targets.readers
@@ -207,21 +181,7 @@ class Study:
         """Keep the units behind some positions of an axis (bool, or one entry for all; None: all of them)."""
         if self.leaves(node) and (bad is None or bool(bad.any())):
             reason = Reason(why, op.site) if op is not None else Reason(why)
-            self._hold(node, bad, reason)
-
-    def _hold(self, node: Node, bad: Tensor | None, reason: Reason) -> None:
-        scores = torch.ones(1) if bad is None else bad.float().cpu()
-        verdict = self.verdict
-
-        def add(leaf: Node, score: Tensor) -> None:
-            if leaf in self.prunable:
-                before = verdict.held.get(leaf, torch.zeros(leaf.size, dtype=torch.bool))
-                new = (score > 0) & ~before
-                if bool(new.any()):
-                    verdict.held[leaf] = before | new
-                    verdict.reasons[leaf].append((new, reason))
-
-        self.graph.terms.project(node, scores.expand(node.size), add)
+            self.keep(node, bad, reason)
 
     def _hold_what_rules_do_not_see(self) -> None:
         read = {value.name for value, ops in self.targets.readers.items() if ops}
@@ -232,7 +192,7 @@ class Study:
                 self.hold(axis.node, None, None, "it leads to a result that nothing uses")
         for node, reason in {**self.graph.size_read, **self.refused}.items():
             if node in self.prunable:
-                self._hold(node, None, reason)
+                self.keep(node, None, reason)
         for value, ops in self.targets.readers.items():
             if value.producer is None and value.name is None:
                 for node in value.axes:

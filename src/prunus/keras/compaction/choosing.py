@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...compaction.holding import Gone
 from ...errors import InputError, UnknownNameError
 from ...graph.axes import Node
 from ...importance.rows import OF_VECTORS, ROW_SCORES
 from .graph import Axis, KerasGraph
 from .plan import KerasPlan
-from .study import Gone
 from .values import Value
 
 Norm = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]

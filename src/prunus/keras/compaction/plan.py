@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...compaction.holding import Gone
 from ...graph.axes import Node
 from ...training.random_state import same_random_state
-from .contraction import Contraction
 from .cut import Cut
 from .graph import KerasGraph
+from .reasons import left_alone
 from .rebuilding import Rebuilding
 from .repairing import Unrepairable
 from .spatial import Statistic
-from .study import Gone, Study, Verdict
+from .study import Study, Verdict
 from .values import Value
 
 
@@ -57,7 +57,7 @@ class KerasPlan:
         self.kept = {
             axis.name: np.flatnonzero(~gone[axis.node].numpy()) for axis in graph.axes if axis.node in gone
         }
-        self.left_alone = _left_alone(study, verdict, gone)
+        self.left_alone = left_alone(study, verdict, gone)
 
     def __bool__(self) -> bool:
         """Whether any unit goes."""
@@ -125,89 +125,3 @@ def _cut(study: Study, verdict: Verdict, gone: Gone) -> Cut:
             if along is not None:
                 cut.absent[id(step.layer_object)] = step.constants(study).value[along].double().numpy()
     return cut
-
-
-# -- what stays, and why ----------------------------------------------------------------------------------
-
-
-def _left_alone(study: Study, verdict: Verdict, gone: Gone) -> dict[str, str]:
-    found: dict[str, str] = {}
-    empty = _emptied(study)
-    for axis in study.graph.axes:
-        units = empty.get(axis.node)
-        if units is None:
-            continue
-        left = units & ~gone[axis.node] if axis.node in gone else units
-        if bool(left.any()):
-            why = axis.reason or _reason(study, verdict, axis.node, left)
-            found[axis.name] = f"{int(left.sum())} of {axis.size} units are empty and stay: {why}"
-    return found
-
-
-def _emptied(study: Study) -> dict[Node, Tensor]:
-    """Units whose weights are all zero in a matrix that makes or reads them."""
-    found: dict[Node, Tensor] = {}
-    for step in study.graph.steps:
-        if not isinstance(step, Contraction):
-            continue
-        weight = step.inputs[1]
-        nonzero = study.data(weight) != 0
-        for d, node in enumerate(weight.axes):
-            along = nonzero.any([k for k in range(nonzero.dim()) if k != d])
-            if bool(along.all()):
-                continue
-
-            def add(leaf: Node, score: Tensor) -> None:
-                empty = score == 0
-                found[leaf] = found.get(leaf, torch.zeros_like(empty)) | empty
-
-            study.graph.terms.project(node, along.float(), add)
-    return found
-
-
-def _reason(study: Study, verdict: Verdict, leaf: Node, units: Tensor) -> str:
-    if leaf in study.refused:
-        return study.refused[leaf]
-    held = verdict.held.get(leaf)
-    if held is None or not bool((held & units).any()):
-        return "an axis keeps its last unit"
-    carried = next((item for item in verdict.carries if leaf in study.leaves(item.node)), None)
-    if carried is not None and int((held & units).sum()) == 1:
-        return f"it carries the constants of others to the zero padding of {carried.step.layer!r}"
-    for step in study.graph.steps:
-        if isinstance(step, Contraction) and not step.border:
-            continue
-        before = [_constant_units(study, value, leaf) for value in step.inputs]
-        after = [_constant_units(study, value, leaf) for value in step.outputs]
-        if not after or after[0] is None:
-            continue
-        for mask in before:
-            if mask is not None and bool((mask & ~after[0] & held & units).any()):
-                return f"{step.losses()} in {step.layer!r}"
-    counts = Counter({why: int((mask & units).sum()) for mask, why in verdict.reasons[leaf]})
-    return counts.most_common(1)[0][0]
-
-
-def _constant_units(study: Study, value: Value, leaf: Node) -> Tensor | None:
-    """Units whose entries in an activation are all constants; None where it has no such axis."""
-    if 0 not in value.open:
-        return None  # made of weights alone
-    facts = study.facts(value)
-    for d, node in enumerate(value.axes):
-        if leaf in study.graph.terms.leaves(node):
-            others = [k for k in range(value.rank) if k != d]
-            bad = (~facts.known).any(others) if others else ~facts.known
-            return _no_position(study, node, leaf, bad.expand(node.size))
-    return None
-
-
-def _no_position(study: Study, node: Node, leaf: Node, bad: Tensor) -> Tensor:
-    """Units of a leaf none of whose positions along an axis are set."""
-    total = torch.zeros(leaf.size)
-
-    def add(part: Node, score: Tensor) -> None:
-        if part is leaf:
-            total.add_(score)
-
-    study.graph.terms.project(node, bad.float(), add)
-    return total == 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...compaction.facts import Facts, constant
+from ...compaction.holding import Gone, Holding, Stays
 from ...compaction.products import Product
 from ...graph.axes import Node
 from .contraction import Contraction
@@ -22,8 +23,6 @@ from .spatial import Statistic
 from .values import Need, Step, Value, nothing_known
 
 T = TypeVar("T")
-Gone = dict[Node, Tensor]
-"""For each leaf axis the units that go, as a bool mask."""
 
 
 @dataclass
@@ -46,16 +45,14 @@ class Carry:
 
 
 @dataclass
-class Verdict:
+class Verdict(Stays[str]):
     """Units that have to stay, why, and the constants to fold or carry if others go."""
 
-    held: dict[Node, Tensor] = field(default_factory=dict)
-    reasons: dict[Node, list[tuple[Tensor, str]]] = field(default_factory=dict)
     folds: list[Fold] = field(default_factory=list)
     carries: list[Carry] = field(default_factory=list)
 
 
-class Study:
+class Study(Holding[str]):
     """A graph read for constants, given the values of its weights.
 
     Args:
@@ -64,19 +61,20 @@ class Study:
         refused: axes that stay whole for reasons found since the graph was made.
     """
 
+    verdict: Verdict
+
     def __init__(
         self, graph: KerasGraph, changed: Mapping[Value, Tensor], refused: Mapping[Node, str]
     ) -> None:
+        super().__init__(graph.terms, graph.prunable)
         self.graph = graph
         self.changed = changed
         self.refused = dict(refused)
-        self.prunable = set(graph.prunable)
         self._facts: dict[Value, Facts] = {}
         self.inside: dict[Value, Facts] = {}
         """What is constant of a tensor but for its border of zeros."""
         self._carriers: dict[Contraction, int] = {}
         self._once: dict[Step, Any] = {}
-        self._leaves: dict[Node, list[Node]] = {}
         with torch.no_grad():
             for step in graph.steps:
                 for value, facts in zip(step.outputs, step.facts(self), strict=True):
@@ -108,24 +106,13 @@ class Study:
     def full(self, value: Value) -> Need:
         return torch.ones((1,) * value.rank, dtype=torch.bool)
 
-    def leaves(self, node: Node) -> list[Node]:
-        """The leaves of an axis that can be cut."""
-        known = self._leaves.get(node)
-        if known is None:
-            known = [leaf for leaf in self.graph.terms.leaves(node) if leaf in self.prunable]
-            self._leaves[node] = known
-        return known
-
     # -- backward -------------------------------------------------------------------------------------
 
     def weigh(self, gone: Gone) -> Verdict:
         """Which units have to stay when those in `gone` go."""
-        self._kept = {leaf: (~mask).nonzero().flatten() for leaf, mask in gone.items() if bool(mask.any())}
-        self._memo: dict[Node, Tensor | None] = {}
-        self._masks: dict[Node, Tensor | None] = {}
-        self.verdict = Verdict()
+        self.start(gone, Verdict())
         for node, why in self.refused.items():
-            self._hold(node, None, why)
+            self.keep(node, None, why)
         needs: dict[Value, Need] = {value: self.full(value) for value in self.graph.outputs}
         with torch.no_grad():
             for step in reversed(self.graph.steps):
@@ -148,34 +135,10 @@ class Study:
                 need = need & ~gone.reshape([-1 if k == d else 1 for k in range(value.rank)])
         return need
 
-    def gone_along(self, node: Node) -> Tensor | None:
-        """Positions along an axis that go; None for none."""
-        if node.size == 1 or self._kept.keys().isdisjoint(self.leaves(node)):
-            return None
-        if node not in self._masks:
-            mask = torch.ones(node.size, dtype=torch.bool)
-            mask[self.graph.terms.kept(node, self._kept, self._memo)] = False
-            self._masks[node] = mask
-        return self._masks[node]
-
     def hold(self, node: Node, bad: Tensor | None, step: Step, why: str) -> None:
         """Keep the units behind some positions of an axis (a mask, or None for all of them)."""
         if self.leaves(node) and (bad is None or bool(bad.any())):
-            self._hold(node, bad, f"{why} in {step.layer!r}")
-
-    def _hold(self, node: Node, bad: Tensor | None, why: str) -> None:
-        verdict = self.verdict
-        scores = torch.ones(node.size) if bad is None else bad.float().expand(node.size)
-
-        def add(leaf: Node, score: Tensor) -> None:
-            if leaf in self.prunable:
-                before = verdict.held.get(leaf, torch.zeros(leaf.size, dtype=torch.bool))
-                new = (score > 0) & ~before
-                if bool(new.any()):
-                    verdict.held[leaf] = before | new
-                    verdict.reasons.setdefault(leaf, []).append((new, why))
-
-        self.graph.terms.project(node, scores, add)
+            self.keep(node, bad, f"{why} in {step.layer!r}")
 
     def fold(self, step: Contraction, product: Product, terms: Tensor, node: Node) -> None:
         """Note that a contraction has constant terms other than zero, or hold them."""
