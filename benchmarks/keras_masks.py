@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import isolated
-from benchmarks.masks import median_interval
+from benchmarks.lockstep import median_interval
 from benchmarks.publish import publish
 
 BACKENDS = ("tensorflow", "jax", "torch")

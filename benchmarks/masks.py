@@ -1,24 +1,24 @@
 """A masked training step of ResNet-18, beside torch.nn.utils.prune and dense: `python -m benchmarks.masks`.
 
-All weights of convolutions and linear layers are masked, half of their entries at random. Steps of the three
-sides alternate in one process on one thread, and overheads are medians of the ratios within a round, in
-processor time, which other work on the machine disturbs little; the interval beside a median holds it with
+All weights of convolutions and linear layers are masked, half of their entries at random. Each side steps in
+a process of its own, on one thread, and the processes take turns, step by step. Overheads are medians of the
+ratios within a round, in processor time, which other work on the machine disturbs little. How much memory an
+allocator hands back to the system, and has to fetch again, depends on where things happen to lie; so the
+processes are started again several times, and the interval beside a median over these launches holds it with
 95% confidence, whatever the distribution. A second run takes images so small that a step is little more than
-the handling of the weights, which brings out what masks cost. Memory is measured in a fresh process for each
-side.
+the handling of the weights, which brings out what masks cost. Memory is measured in fresh processes too.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import math
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import isolated
+from benchmarks.lockstep import Step, launch, median_interval
 from benchmarks.publish import publish
 
 SIDES = ("dense", "torch.nn.utils.prune", "prunus.masks")
@@ -67,21 +67,9 @@ def stepper(side: str, batch: int, size: int) -> Callable[[], None]:
     return step
 
 
-def time_steps(batch: int, size: int, rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each side's step, round by round."""
-    steps = {side: stepper(side, batch, size) for side in SIDES}
-    times: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(2):
-        for step in steps.values():
-            step()
-    gc.disable()
-    for turn in range(rounds):
-        order = SIDES[turn % 3 :] + SIDES[: turn % 3]
-        for side in order:
-            start = time.process_time()
-            steps[side]()
-            times[side].append(time.process_time() - start)
-    return times
+def time_steps(batch: int, size: int, launches: int, rounds: int) -> list[dict[str, list[Step]]]:
+    """The steps of each side, launch by launch."""
+    return [launch("benchmarks.masks", "stepper", SIDES, (batch, size), rounds) for _ in range(launches)]
 
 
 def measure_memory(side: str, batch: int, size: int) -> dict[str, int]:
@@ -103,20 +91,22 @@ def measure_memory(side: str, batch: int, size: int) -> dict[str, int]:
     return {"held": sum(storages.values()), "peak": peak.highest}
 
 
-def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """The median, and the order statistics between which it lies with 95% confidence."""
-    ordered, n = sorted(values), len(values)
-    reach = 0.98 * math.sqrt(n)
-    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach) - 1)
-    return statistics.median(ordered), ordered[low], ordered[high]
-
-
-def overheads(times: dict[str, list[float]]) -> dict[str, tuple[float, float, float]]:
+def overheads(launches: Sequence[dict[str, list[Step]]]) -> dict[str, tuple[float, float, float]]:
     """Of each side over dense, and of ours over the other, as fractions of the dense step."""
-    shares = {side: [a / b - 1 for a, b in zip(times[side], times["dense"], strict=True)] for side in SIDES}
-    ours, theirs = shares["prunus.masks"], shares["torch.nn.utils.prune"]
-    shares["difference"] = [a - b for a, b in zip(ours, theirs, strict=True)]
+    shares: dict[str, list[float]] = {side: [] for side in (*SIDES, "difference")}
+    for steps in launches:
+        for side in SIDES:
+            pairs = zip(steps[side], steps["dense"], strict=True)
+            shares[side].append(statistics.median(a.seconds / b.seconds - 1 for a, b in pairs))
+        shares["difference"].append(shares["prunus.masks"][-1] - shares["torch.nn.utils.prune"][-1])
     return {key: median_interval(values) for key, values in shares.items()}
+
+
+def middle(launches: Sequence[dict[str, list[Step]]], side: str, what: str) -> float:
+    """The median over launches of a launch's median."""
+    return statistics.median(
+        statistics.median(getattr(step, what) for step in steps[side]) for steps in launches
+    )
 
 
 def as_text(found: tuple[float, float, float]) -> str:
@@ -127,26 +117,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--launches", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     given = (options.batch, options.size)
-    runs: list[Any] = []
-    for batch, size, rounds in ((*given, options.rounds), (*SMALL, 2 * options.rounds)):
-        times = isolated.call("benchmarks.masks", "time_steps", batch, size, rounds, timeout=900)
-        if "error" in times:
-            raise SystemExit(times["error"])
-        runs.append(times)
+    runs = [
+        time_steps(*images, options.launches, rounds)
+        for images, rounds in ((given, options.rounds), (SMALL, 3 * options.rounds))
+    ]
     memory: Any = {
         side: isolated.call("benchmarks.masks", "measure_memory", side, *given, timeout=300) for side in SIDES
     }
-    large, small = (overheads(times) for times in runs)
+    large, small = (overheads(run) for run in runs)
     rows = [
         [
             side,
-            f"{statistics.median(runs[0][side]) * 1e3:.0f} ms",
+            f"{middle(runs[0], side, 'seconds') * 1e3:.0f} ms",
             as_text(large[side]),
-            f"{statistics.median(runs[1][side]) * 1e3:.0f} ms",
+            f"{middle(runs[0], side, 'faults'):.0f}",
+            f"{middle(runs[1], side, 'seconds') * 1e3:.0f} ms",
             as_text(small[side]),
+            f"{middle(runs[1], side, 'faults'):.0f}",
             f"{memory[side]['held'] / 1e6:.1f} MB",
             f"{memory[side]['peak'] / 1e6:.0f} MB",
         ]
@@ -157,16 +148,18 @@ def main() -> None:
     publish(
         "masks",
         "A masked training step of ResNet-18",
-        f"Batch of {options.batch}, {options.size} × {options.size} pixels, SGD with momentum, one thread; "
-        f"{options.rounds} rounds in which the sides alternate; processor time. *Small* is the same with a "
-        f"batch of {SMALL[0]}, {SMALL[1]} × {SMALL[1]} pixels: little but the handling of weights. In "
-        "brackets are 95% intervals of the medians. *Held* are all tensors that live between two steps "
-        "(weights, gradients, momentum, masks), *peak* is the process.",
-        ("", "step", "overhead", "small step", "overhead", "held", "peak"),
+        f"Batch of {options.batch}, {options.size} × {options.size} pixels, SGD with momentum, one thread, "
+        f"each side in a process of its own; {options.launches} launches of {options.rounds} rounds in which "
+        f"the sides take turns; processor time. *Small* is the same with a batch of {SMALL[0]}, {SMALL[1]} × "
+        f"{SMALL[1]} pixels: little but the handling of weights. In brackets: 95% intervals of the medians "
+        "over launches. *Faults* are pages of memory that the system maps during a step, about a microsecond "
+        "each. *Held* are all tensors that live between two steps (weights, gradients, momentum, masks), "
+        "*peak* is the process.",
+        ("", "step", "overhead", "faults", "small step", "overhead", "faults", "held", "peak"),
         rows,
         {
-            "times": runs[0],
-            "small": {"times": runs[1], "overhead": small, "batch": SMALL[0], "size": SMALL[1]},
+            "steps": runs[0],
+            "small": {"steps": runs[1], "overhead": small, "batch": SMALL[0], "size": SMALL[1]},
             "memory": memory,
             "overhead": large,
             "batch": options.batch,
