@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import prune as original
 
 import prunus
@@ -90,6 +91,13 @@ READS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "einsum": lambda m, w: torch.einsum("oi,oi->o", m, w),
     "iteration": lambda m, w: [float(row.sum()) for row in m],
     "in a list": lambda m, w: sum([m, m]),
+    "others to its dtype": lambda m, w: w.double().to(m),
+    "others in its shape": lambda m, w: w.flatten().view_as(m) + w.flatten().bool().view_as(m),
+    "others made of it": lambda m, w: torch.cat(
+        [m.new_ones(2), m.new_tensor([1.5]), w.double()[0].type_as(m)]
+    ),
+    "into others": lambda m, w: torch.mul(m, 3, out=torch.zeros_like(w)),
+    "foreach": lambda m, w: torch.cat(torch._foreach_mul([m, w], [w, m])),
     "Conv": lambda m, w: nn.functional.linear(torch.ones(2, 6, dtype=w.dtype), m),
 }
 
@@ -141,6 +149,15 @@ WRITES: dict[str, Callable[[nn.Linear, Tensor], Any]] = {
     "*=": _times,
     "a buffer": lambda m, v: m._buffers["weight_mask"].copy_(v),
     "state dict": lambda m, v: m.state_dict()["weight_mask"].copy_(v),
+    "foreach": lambda m, v: torch._foreach_mul_([m.weight_mask, m.bias.detach()], [v, torch.ones(4)]),
+    "foreach zero": lambda m, v: torch._foreach_zero_([m.weight_mask]),
+    "foreach copy": lambda m, v: torch._foreach_copy_([m.weight_mask], [v]),
+    "out": lambda m, v: torch.mul(m.weight_mask, v, out=m.weight_mask),
+    "out of others": lambda m, v: torch.logical_not(v, out=m.weight_mask),
+    "set_": lambda m, v: m.weight_mask.set_(v.clone()),
+    "set_ to a mask": lambda m, v: m.weight_mask.set_(m.weight_mask.clone().flip(0)),
+    "clamp_": lambda m, v: m.weight_mask.clamp_(max=0),
+    "init": lambda m, v: nn.init.ones_(m.weight_mask),
     "masked_fill_": lambda m, v: m.weight_mask.masked_fill_(v == 0, 0),
 }
 
@@ -163,12 +180,22 @@ def test_what_is_no_mask_cannot_be_written() -> None:
         lambda m: m.weight_mask.mul_(0.5),
         lambda m: m.weight_mask.add_(1),
         lambda m: setattr(m.weight_mask, "data", torch.full((4, 6), 0.3)),
+        lambda m: torch._foreach_add_([m.weight_mask, m.weight_mask], 1),
+        lambda m: torch.add(m.weight_mask, 1, out=m.weight_mask),
+        lambda m: m.weight_mask.set_(torch.full((4, 6), 0.3)),
     ):
         module = pruned(masks)
         before = module._buffers["weight_mask"].clone()
         with pytest.raises(prunus.PruningError):
             write(module)
         assert torch.equal(module._buffers["weight_mask"], before)
+
+
+def test_under_modes_that_replace_tensors_a_mask_is_what_they_make_of_it() -> None:
+    module = pruned(masks)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert (module.weight_mask != 0).shape == (4, 6)
+    assert type(module.weight_mask) is not Tensor
 
 
 def test_buffers_and_what_is_saved_are_plain_bool_tensors() -> None:

@@ -33,7 +33,7 @@ _AS_BOOL = frozenset(
     __invert__ __and__ __or__ __xor__ __rand__ __ror__ __rxor__ __iand__ __ior__ __ixor__
     logical_not_ logical_and_ logical_or_ logical_xor_ bitwise_and_ bitwise_or_ bitwise_xor_
     masked_fill masked_fill_ masked_select masked_scatter masked_scatter_ isnan isinf isfinite
-    copy_ fill_ zero_ __setitem__ index_fill_ set_ resize_ index_put index_put_
+    copy_ fill_ zero_ __setitem__ index_fill_ resize_ index_put index_put_
     size dim ndimension numel nelement element_size stride storage_offset data_ptr storage untyped_storage
     is_contiguous is_floating_point is_complex is_shared is_pinned get_device share_memory_ requires_grad_
     __len__ __hash__ __bool__ bool type backward register_hook is_same_size""".split()
@@ -79,16 +79,32 @@ class MaskView(Tensor):
             args, kwargs = tree_map(number, (args, kwargs))
             return func(*tree_map(_no_bool(view.numbers), args), **kwargs)
         alone = all(isinstance(item, MaskView) for item in given if isinstance(item, Tensor))
-        if name == "__get__" or name in _STRUCTURE or (name in _JOINS and alone):
+        first = bool(args) and isinstance(args[0], MaskView)
+        if name == "__get__" or (name in _STRUCTURE and first) or (name in _JOINS and alone):
             found = func(*tree_map(plain, args), **tree_map(plain, kwargs))
             return tree_map(lambda item: _again(item, view.numbers), found)
-        if name in _AS_BOOL:
+        if name in _AS_BOOL or name == "__getitem__":
             return func(*tree_map(plain, args), **tree_map(plain, kwargs))
-        if args and isinstance(args[0], MaskView) and _writes(name):
-            return _write(func, args[0], tree_map(number, args[1:]), tree_map(number, kwargs))
-        if "out" in kwargs or (args and not isinstance(args[0], MaskView) and _writes(name)):
-            kwargs = tree_map(plain, kwargs)
-        return func(*tree_map(number, args), **tree_map(number, kwargs))
+        into = args[0] if args and _writes(name) else kwargs.get("out")
+        if not any(isinstance(item, MaskView) for item in _flat(into)):
+            return func(*tree_map(number, args), **tree_map(number, kwargs))
+        new = tree_map(number, into)
+        if "out" in kwargs:
+            func(*tree_map(number, args), **{**tree_map(number, kwargs), "out": new})
+        else:
+            func(new, *tree_map(number, args[1:]), **tree_map(number, kwargs))
+        return _write_back(into, new)
+
+    def set_(self, source: Any = None, *place: Any) -> Any:
+        """Have the mask lie where another one does; one of numbers is turned into bool first."""
+        source = plain_mask(source) if isinstance(source, Tensor) else source
+        if isinstance(source, Tensor) and source.dtype is not torch.bool:
+            source = _binary(source)
+        given = () if source is None else (source, *place)
+        self.held.set_(*given)
+        with torch._C.DisableTorchFunctionSubclass():
+            super().set_(*given)
+        return self
 
     def __copy__(self) -> Tensor:
         return mask_view(copy.copy(self.held), self.numbers)
@@ -105,7 +121,10 @@ def mask_view(mask: Tensor, numbers: torch.dtype) -> Tensor:
     """A view of a mask; what is no plain bool tensor is returned as it is."""
     if type(mask) is not Tensor or mask.dtype is not torch.bool or torch.compiler.is_compiling():
         return mask
-    view = mask.detach().as_subclass(MaskView)
+    detached = mask.detach()
+    if type(detached) is not Tensor:  # a mode puts others in the place of tensors, and those have no view
+        return mask
+    view = detached.as_subclass(MaskView)
     view.held, view.numbers = mask, numbers
     return view
 
@@ -172,16 +191,16 @@ def _writes(name: str) -> bool:
     )
 
 
-def _write(func: Callable[..., Any], view: MaskView, args: Any, kwargs: Any) -> Tensor:
-    """Change a mask by arithmetic in place.
+def _write_back(into: Any, new: Any) -> Any:
+    """Put what arithmetic in place has made of the numbers of masks, alone or in lists, into the masks.
 
     Raises:
-        InputError: what comes out is no mask.
+        InputError: what comes out is no mask; none is changed.
     """
-    new = view.held.to(view.numbers)
-    func(new, *args, **kwargs)
-    view.held.copy_(_binary(new))
-    return view.held
+    pairs = [pair for pair in zip(_flat(into), _flat(new), strict=True) if isinstance(pair[0], MaskView)]
+    for view, mask in [(view, _binary(numbers)) for view, numbers in pairs]:
+        view.held.copy_(mask)
+    return into.held if isinstance(into, MaskView) else into
 
 
 def _set(func: Callable[..., Any], view: Tensor, value: Any) -> None:
