@@ -57,12 +57,15 @@ class Used:
 
     def remember(self, product: Tensor, orig: Tensor, mask: Tensor) -> None:
         """Note where the product can be found again, if its graph has it as it is."""
-        if isinstance(product.grad_fn, _KEEPING) and not graph_repacks_tensors():
-            self._node, self._of = weakref.ref(product.grad_fn), _state(orig, mask)
+        node = product.grad_fn
+        if isinstance(node, _KEEPING) and not graph_repacks_tensors():
+            self._node, self._of = weakref.ref(node), _state(orig, mask)
 
     def again(self, orig: Tensor, mask: Tensor) -> Tensor | None:
         """The product, unless its graph is gone, or parameter or mask have changed since."""
-        node = None if self._node is None else self._node()
+        if self._node is None:
+            return None
+        node = self._node()
         if node is None or not torch.is_grad_enabled() or self._of != _state(orig, mask):
             return None
         try:

@@ -43,28 +43,33 @@ class _MaskedParameter:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.orig, self.mask = name, name + ORIG, name + MASK
 
     def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
         if module is None:
             return self
         for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, PruneHook) and hook._tensor_name == self.name:
+            if getattr(hook, "_tensor_name", None) == self.name and isinstance(hook, PruneHook):
                 method: Any = hook
                 if torch.compiler.is_compiling():
                     return _watched(method, method.apply_mask(module))
                 return self._used_or_made(module, method)
-        return masked(getattr(module, self.name + ORIG), mask_buffer(module, self.name + MASK))
+        return masked(getattr(module, self.orig), mask_buffer(module, self.mask))
 
     def _used_or_made(self, module: nn.Module, method: Any) -> Any:
         """What the forward pass of a graph that waits for its backward pass has used, or a new product."""
-        orig, mask = module._parameters.get(self.name + ORIG), module._buffers.get(self.name + MASK)
+        orig, mask = module._parameters.get(self.orig), module._buffers.get(self.mask)
         if orig is None or mask is None:
             return method.apply_mask(module)
-        used: Used = method.__dict__.setdefault("_used", Used())
+        own = method.__dict__
+        used: Used | None = own.get("_used")
+        if used is None:
+            used = own["_used"] = Used()
         product = used.again(orig, mask)
         if product is None:
-            product = _watched(method, method.apply_mask(module))
+            product = method.apply_mask(module)
+            if "_dense_gradient" in own:
+                product = _watched(method, product)
             used.remember(product, orig, mask)
         return product
 
