@@ -388,3 +388,17 @@ def test_networks_drawn_at_random() -> None:
     found = [pruned_and_compacted(drawn(seed), seed) for seed in range(12)]
     assert max(error for error, _, _ in found) < 1e-4
     assert np.mean([after / before for _, before, after in found]) < 0.5
+
+
+@pytest.mark.parametrize(("name", "options"), [("MobileNetV2", {"alpha": 0.35}), ("EfficientNetB0", {})])
+def test_networks_of_applications_end_at_a_quarter(name: str, options: dict[str, Any]) -> None:
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(32, 32, 3), classes=4, classifier_activation=None, **options
+    )
+    randomize(model)
+    before = parameters(model)
+    L1FilterPruner(model, half("default", leaving=()), dependency_aware=True).compress()
+    x = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype("float32")
+    masked, small = outputs(model, x), compact(model)
+    np.testing.assert_allclose(outputs(small, x), masked, atol=1e-4 * float(np.abs(masked).max()), rtol=0)
+    assert parameters(small) < 0.3 * before
