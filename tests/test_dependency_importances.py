@@ -114,3 +114,103 @@ def test_what_is_no_class_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match="target_types has 'conv'") as caught:
         getattr(tp.importance, f"{name}Importance")(target_types=["conv"])
     assert isinstance(caught.value, PruningError)
+
+
+# -- importances of one's own, as research code writes them ------------------------------------------------
+
+
+def jacobian(package: Any) -> Any:
+    """Sets the attributes itself, without the base's `__init__`, and finds layers by the names of nodes."""
+
+    class Jacobian(package.importance.GroupMagnitudeImportance):  # type: ignore[misc]
+        def __init__(self, group_reduction: str = "mean", normalizer: str = "parameters") -> None:
+            self.group_reduction = group_reduction
+            self.normalizer = normalizer
+            self.target_types = [nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm]
+            self.bias = False
+            self._jacobian: dict[str, Tensor] = {}
+
+        def accumulate_grad(self, model: nn.Module) -> None:
+            for name, param in model.named_parameters():
+                before = self._jacobian.get(name, 0)
+                self._jacobian[name] = before + param.grad.data.clone().pow(2)
+
+        @torch.no_grad()
+        def __call__(self, group: Any) -> Any:
+            functions = package.pruner.function
+            group_imp, group_idxs, numel = [], [], 0.0
+            for i, (dep, idxs) in enumerate(group):
+                idxs.sort()
+                layer, prune_fn, root_idxs = dep.target.module, dep.handler, group[i].root_idxs
+                if not isinstance(layer, tuple(self.target_types)):
+                    continue
+                j = self._jacobian[dep.target.name[: dep.target.name.find(" ")] + ".weight"] * layer.weight**2
+                if prune_fn in [functions.prune_conv_out_channels, functions.prune_linear_out_channels]:
+                    local, size = j.flatten(1).sum(1)[idxs], layer.weight[0].numel()
+                elif prune_fn in [functions.prune_conv_in_channels, functions.prune_linear_in_channels]:
+                    local, size = j.transpose(0, 1).flatten(1).sum(1)[idxs], layer.weight[:, 0].numel()
+                else:
+                    local, size = j[idxs], 2
+                group_imp.append(local)
+                group_idxs.append(root_idxs)
+                numel += size
+            reduced = self._reduce(group_imp, group_idxs)
+            if self.normalizer == "parameters":
+                return reduced / numel
+            return self._normalize(reduced, self.normalizer)
+
+    return Jacobian
+
+
+@pytest.mark.parametrize("normalizer", ["parameters", "max", None])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "max"])
+def test_importances_that_set_their_attributes_themselves(reduction: str, normalizer: Any) -> None:
+    found, widths = [], []
+    for package in (tp, peer()):
+        model = trained()
+        importance = jacobian(package)(reduction, normalizer)
+        importance.accumulate_grad(model)
+        found.append(scores(package, model, importance))
+        pruner = package.pruner.MetaPruner(
+            model, X, importance, global_pruning=True, ignored_layers=[model.fc]
+        )
+        pruner.step()
+        widths.append((model.a.out_channels, model.b.out_channels))
+    torch.testing.assert_close(found[0].double(), found[1].double(), rtol=1e-4, atol=1e-9)
+    assert widths[0] == widths[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("GroupMagnitude", {"p": 1, "group_reduction": "max", "normalizer": None, "target_types": CONVS}),
+        ("GroupTaylor", {"multivariable": True, "normalizer": "max", "target_types": [nn.Conv2d]}),
+        ("GroupHessian", {"group_reduction": "sum", "bias": True}),
+        ("LAMP", {"p": 1, "group_reduction": "first"}),
+    ],
+)
+def test_attributes_hold_as_they_are_when_asked(name: str, attributes: dict[str, Any]) -> None:
+    model, kind = trained(), getattr(tp.importance, f"{name}Importance")
+    early, late = kind(**attributes), kind()
+    for key, value in attributes.items():
+        assert hasattr(late, key)
+        setattr(late, key, value)
+    if name == "GroupHessian":
+        early.accumulate_grad(model)
+        late.accumulate_grad(model)
+    assert torch.equal(scores(tp, model, early), scores(tp, model, late))
+    assert not torch.equal(scores(tp, model, early), scores(tp, model, _fresh(kind, name, model)))
+
+
+def _fresh(kind: Any, name: str, model: nn.Module) -> Any:
+    importance = kind()
+    if name == "GroupHessian":
+        importance.accumulate_grad(model)
+    return importance
+
+
+@pytest.mark.parametrize("name", ["Taylor", "Hessian", "Magnitude", "Activation", "OBDC"])
+def test_target_types_can_be_gone_through(name: str) -> None:
+    importance = getattr(tp.importance, f"{name}Importance")()
+    assert isinstance(nn.Conv2d(1, 1, 1), tuple(importance.target_types))
+    assert (importance.bias, importance.group_reduction, importance.normalizer) == (False, "mean", "mean")

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...importance import NORMALISERS, Normaliser
+from ...importance import Normaliser
 from ..group import DependencyGroup
-from .on_axes import Importance, axis_options, layer_classes
+from .on_axes import Grouped
 
 
-class ActivationImportance(Importance):
+class ActivationImportance(Grouped):
     """The mean absolute value of what the layers of a group read, channel by channel.
 
     Of convolutions and linear layers, those of `target_types` are watched; all by default. Run batches
@@ -31,14 +31,10 @@ class ActivationImportance(Importance):
         bias: bool = False,
         target_types: Iterable[type] | None = None,
     ) -> None:
-        self.target_types = None if target_types is None else layer_classes(target_types)
-        options = axis_options(group_reduction, normalizer)
+        super().__init__(group_reduction, normalizer, bias, target_types)
         if group_reduction not in ("mean", "sum"):
             raise InputError(f"group_reduction={group_reduction!r}: activations have 'mean' and 'sum'")
-        self._mean = options["reduction"] == "mean"
-        self._normalise: Normaliser = (
-            options["normalize"] if callable(options["normalize"]) else NORMALISERS[options["normalize"]]
-        )
+        self.p = p
         self._seen: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
 
     @contextmanager
@@ -54,7 +50,7 @@ class ActivationImportance(Importance):
 
     def _counts(self, module: nn.Module) -> bool:
         readers = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-        return readers and (self.target_types is None or isinstance(module, self.target_types))
+        return readers and isinstance(module, tuple(self.target_types))
 
     @torch.no_grad()
     def _watch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -77,4 +73,4 @@ class ActivationImportance(Importance):
             count += 1
         if not count:
             return None
-        return self._normalise(total / count if self._mean else total)
+        return self._normalize(total / count if self.group_reduction == "mean" else total, self.normalizer)

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ...errors import InputError
 from ...importance import Importance as AxisImportance
 from ...importance import Members, Normaliser, Scoring, Taylor, TaylorElement, additive
-from .on_axes import OnAxes, axis_options
+from .on_axes import Grouped, OnAxes
 
 
 class GroupTaylorImportance(OnAxes):
@@ -31,8 +31,12 @@ class GroupTaylorImportance(OnAxes):
         bias: bool = False,
         target_types: Iterable[type] | None = None,
     ) -> None:
-        kind = Taylor if multivariable else TaylorElement
-        super().__init__(kind(biases=bias, **axis_options(group_reduction, normalizer)), target_types)
+        Grouped.__init__(self, group_reduction, normalizer, bias, target_types)
+        self.multivariable = multivariable
+
+    def on_axes(self) -> AxisImportance:
+        kind = Taylor if self.multivariable else TaylorElement
+        return kind(biases=self.bias)
 
 
 class TaylorImportance(GroupTaylorImportance):
@@ -71,8 +75,11 @@ class GroupHessianImportance(OnAxes):
         kind: type[Curvature] = Curvature,
     ) -> None:
         self._sums: Any = WeakTensorKeyDictionary()
-        options = axis_options(group_reduction, normalizer)
-        super().__init__(kind(biases=bias, squares=self._squares, **options), target_types)
+        Grouped.__init__(self, group_reduction, normalizer, bias, target_types)
+        self._kind = kind
+
+    def on_axes(self) -> AxisImportance:
+        return self._kind(biases=self.bias, squares=self._squares)
 
     def zero_grad(self) -> None:
         """Forget what was accumulated."""

@@ -49,6 +49,7 @@ class OBDCImportance(GroupHessianImportance):
         num_classes: int | None = None,
     ) -> None:
         super().__init__(group_reduction, normalizer, bias, target_types, kind=_OfMakers)
+        self.num_classes = num_classes
         self._hooks: list[Any] = []
         self._read: dict[nn.Module, Tensor] = {}
         self._pairs: list[tuple[nn.Module, Tensor, Tensor]] = []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import ArgumentTypeError, InputError
 from ...graph.axes import CONCAT, LEAF, REVERSE, Node
@@ -36,33 +36,34 @@ class Importance(ABC):
     def __call__(self, group: DependencyGroup) -> Tensor | None: ...
 
 
-class OnAxes(Importance):
-    """A `prunus.importance` that is asked group by group; None for a group that it has no data for.
+class Grouped(Importance):
+    """Scores of the items of a group, reduced to one a channel, and normalised.
 
-    Args:
-        importance: the importance; its normaliser is applied to the channels that are asked about.
-        target_types: only parameters of layers of these classes count; all by default.
+    Attributes:
+        group_reduction: how the scores of coupled layers become one.
+        normalizer: what makes groups comparable; see `axis_options` for the names.
+        bias: whether biases count.
+        target_types: only layers of these classes count.
+
+    Those derived from it may set these themselves, without calling `__init__`.
     """
 
-    def __init__(self, importance: AxisImportance, target_types: Iterable[type] | None = None) -> None:
-        self.target_types = None if target_types is None else layer_classes(target_types)
-        self.normaliser = importance.normaliser
-        self.axis_importance = dataclasses.replace(importance, normalize="none")
+    group_reduction: str | None = "mean"
+    normalizer: str | Normaliser | None = "mean"
+    bias: bool = False
+    target_types: Iterable[type] = (nn.Module,)
 
-    @property
-    def group_reduction(self) -> str:
-        """How the scores of coupled layers become one."""
-        return self.axis_importance.reduction
-
-    @property
-    def normalizer(self) -> Normaliser:
-        """What makes groups comparable, as a function of the scores of one."""
-        return self.normaliser
-
-    def scoring(self, graph: Graph, nodes: list[Node]) -> Scoring:
-        return (
-            Scoring(graph, nodes) if self.target_types is None else OfLayers(graph, nodes, self.target_types)
-        )
+    def __init__(
+        self,
+        group_reduction: str | None,
+        normalizer: str | Normaliser | None,
+        bias: bool = False,
+        target_types: Iterable[type] | None = None,
+    ) -> None:
+        axis_options(group_reduction, normalizer)
+        self.group_reduction, self.normalizer, self.bias = group_reduction, normalizer, bias
+        if target_types is not None:
+            self.target_types = layer_classes(target_types)
 
     def _reduce(self, group_imp: Sequence[Tensor], group_idxs: Sequence[Sequence[int]]) -> Tensor:
         """For importances derived from this one that go through a group item by item: one score a channel.
@@ -76,23 +77,41 @@ class OnAxes(Importance):
         for scores, idxs in zip(group_imp, group_idxs, strict=True):
             at = torch.tensor(idxs, dtype=torch.int64, device=scores.device)
             members.append(scores.new_zeros(size).index_add_(0, at, scores))
-        return reduce(members, self.group_reduction)
+        return reduce(members, axis_options(self.group_reduction, None)["reduction"])
 
     def _normalize(self, group_importance: Tensor, normalizer: str | Normaliser | None) -> Tensor:
         """Scores made comparable with those of other groups; see `axis_options` for the names."""
         normalise = axis_options(self.group_reduction, normalizer)["normalize"]
         return (normalise if callable(normalise) else NORMALISERS[normalise])(group_importance)
 
+
+class OnAxes(Grouped):
+    """A `prunus.importance` that is asked group by group; None for a group that it has no data for.
+
+    Args:
+        importance: the importance; its normaliser is applied to the channels that are asked about.
+    """
+
+    def __init__(self, importance: AxisImportance) -> None:
+        super().__init__(importance.reduction, importance.normalize)
+        self._importance = importance
+
+    def on_axes(self) -> AxisImportance:
+        """The importance, by the attributes as they are now; its reduction and normaliser are not used."""
+        return self._importance
+
     @torch.no_grad()
     def __call__(self, group: DependencyGroup) -> Tensor | None:
         graph = group._layout.graph
         axis = group.root.axis
         own = [leaf for leaf in graph.terms.leaves(axis) if leaf in group.units and leaf in graph.by_node]
-        found = self.axis_importance(self.scoring(graph, own))
+        reduction = axis_options(self.group_reduction, None)["reduction"]
+        importance = dataclasses.replace(self.on_axes(), reduction=reduction, normalize="none")
+        found = importance(OfLayers(graph, own, layer_classes(self.target_types)))
         if not found or any(leaf not in found for leaf in own):
             return None
         scores = _positions(graph, axis, found)[torch.tensor(group[0].idxs, dtype=torch.int64)]
-        return self.normaliser(scores)
+        return self._normalize(scores, self.normalizer)
 
 
 class OfLayers(Scoring):

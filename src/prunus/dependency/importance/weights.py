@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...importance import BatchNormScale, GeometricMedian, Magnitude, Members, Normaliser, Scoring, additive
+from ...importance import Importance as AxisImportance
 from ..group import DependencyGroup
-from .on_axes import Importance, OnAxes, axis_options
+from .on_axes import Grouped, Importance, OnAxes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +49,12 @@ class GroupMagnitudeImportance(OnAxes):
         bias: bool = False,
         target_types: Iterable[type] | None = None,
     ) -> None:
-        options = axis_options(group_reduction, normalizer)
-        self.p, self.bias = p, bias
-        super().__init__(_Powers(p=p, biases=bias, **options), target_types)
+        Grouped.__init__(self, group_reduction, normalizer, bias, target_types)
+        self.p = p
+        self.on_axes()
+
+    def on_axes(self) -> AxisImportance:
+        return _Powers(p=self.p, biases=self.bias)
 
 
 class MagnitudeImportance(GroupMagnitudeImportance):
@@ -69,7 +73,10 @@ class BNScaleImportance(OnAxes):
     def __init__(
         self, group_reduction: str | None = "mean", normalizer: str | Normaliser | None = "mean"
     ) -> None:
-        super().__init__(BatchNormScale(**axis_options(group_reduction, normalizer)))
+        Grouped.__init__(self, group_reduction, normalizer)
+
+    def on_axes(self) -> AxisImportance:
+        return BatchNormScale()
 
 
 class LAMPImportance(GroupMagnitudeImportance):
@@ -98,7 +105,11 @@ class FPGMImportance(OnAxes):
         normalizer: str | Normaliser | None = "mean",
         bias: bool = False,
     ) -> None:
-        super().__init__(GeometricMedian(**axis_options(group_reduction, normalizer)))
+        Grouped.__init__(self, group_reduction, normalizer, bias)
+        self.p = p
+
+    def on_axes(self) -> AxisImportance:
+        return GeometricMedian()
 
 
 class RandomImportance(Importance):
