@@ -110,7 +110,7 @@ def batch(model: Any, size: int = 16) -> tuple[Any, Any]:
     elif len(model.input_shape) == 2:
         x = rng.integers(0, 20, (size, 6))
     else:
-        x = rng.normal(size=(size, 8, 8, 4)).astype("float32")
+        x = rng.normal(size=(size, *model.input_shape[1:])).astype("float32")
     return x, np.arange(size) % 3
 
 

@@ -17,7 +17,6 @@ AGAIN = [
     "tests/test_keras_dependency_aware.py::test_layers_that_share_channels_lose_those_of_the_lowest_sum[depthwise-FPGMPruner]",
     "tests/test_keras_dependency_aware.py::test_layers_that_share_channels_lose_those_of_the_lowest_sum[layer_normalized-L1FilterPruner]",
     "tests/test_keras_dependency_aware.py::test_partners_hold_through_training_and_come_off",
-    "tests/test_keras_dependency_aware.py::test_partners_are_in_files",
     "tests/test_keras_saving.py::test_files_in_a_fresh_process",
     "tests/test_keras_training.py::test_eighty_percent_less_on_digits",
     "tests/test_keras_training.py::test_the_callback_drives_the_pruner_and_logs",

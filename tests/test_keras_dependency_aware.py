@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,6 @@ from keras_dependencies import (
 from keras_models import (
     compiled,
     convolutions,
-    fresh,
     keras,
     numpy,
     outputs,
@@ -295,34 +292,6 @@ def test_partners_hold_through_training_and_come_off(optimizer: str) -> None:
     assert masks_of(model) == {}
     np.testing.assert_allclose(outputs(model, x), masked, rtol=1e-5, atol=1e-6)
     assert parameters(compact(model)) == parameters(small)
-
-
-LOADING = """
-import json, sys
-import numpy as np
-import prunus.keras, keras_architectures
-from keras_models import keras, outputs, removed_are_zero
-model = keras.models.load_model(sys.argv[1])
-data = dict(np.load(sys.argv[2]))
-x, y, expected = data.pop("x"), data.pop("y"), data.pop("outputs")
-answer = [bool(np.array_equal(outputs(model, x), expected))]
-model.fit(x, y, verbose=0)
-removed_are_zero(model)
-masks = prunus.keras.masks_of(model)
-answer += [masks.keys() == data.keys(), all(np.array_equal(mask, data[name]) for name, mask in masks.items())]
-answer.append(prunus.keras.compact(model).count_params())
-print(json.dumps(answer))
-"""
-
-
-def test_partners_are_in_files(tmp_path: Path) -> None:
-    model = compiled(layer_normalized())
-    x, y = example(model, 4), np.arange(4) % 3
-    L1FilterPruner(model, half(), dependency_aware=True).compress()
-    np.savez(tmp_path / "data.npz", x=x, y=y, outputs=outputs(model, x), **masks_of(model))
-    model.save(tmp_path / "model.keras")
-    answer = json.loads(fresh(LOADING, str(tmp_path / "model.keras"), str(tmp_path / "data.npz")))
-    assert answer == [True, True, True, compact(model).count_params()]
 
 
 def test_what_cannot_be_aware_of_dependencies_is_refused_and_nothing_is_touched() -> None:

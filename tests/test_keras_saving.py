@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import prunus
+from keras_dependencies import half, layer_normalized
 from keras_models import (
     BACKEND,
     batch,
@@ -26,13 +27,22 @@ from keras_models import (
     state,
     subclassed,
 )
-from prunus.keras import AGPPruner, LevelPruner, PruningCallback, masks_of, sparsity, strip
+from prunus.keras import (
+    AGPPruner,
+    L1FilterPruner,
+    LevelPruner,
+    Pruner,
+    PruningCallback,
+    masks_of,
+    sparsity,
+    strip,
+)
 
 LOADING = """
 import json, sys
 import numpy as np
 folder, masked = sys.argv[1], sys.argv[2] == "masked"
-import keras_models
+import keras_architectures, keras_models  # which register their layers
 from keras_models import keras, compiled, outputs, removed_are_zero
 if masked:
     import prunus.keras
@@ -65,24 +75,35 @@ def note(model: Any, folder: Path, name: str) -> None:
 
 
 def test_files_in_a_fresh_process(tmp_path: Path) -> None:
-    builders = {"sequences": sequences, "convolutions": convolutions, "subclassed": subclassed}
+    builders = {
+        "sequences": sequences,
+        "convolutions": convolutions,
+        "layer_normalized": layer_normalized,
+        "subclassed": subclassed,
+    }
     if BACKEND == "jax":  # where every model is compiled in each process
         del builders["sequences"], builders["convolutions"]
     counts, plain = [], tmp_path / "plain"
     plain.mkdir()
     for name, build in builders.items():
         model = build()
-        if name == "subclassed":
+        if name in ("subclassed", "layer_normalized"):
             compiled(model, keras.optimizers.SGD(0.01, momentum=0.9))
             model.fit(*batch(model), verbose=0)
         types = ["default", "Scaled"] if name == "subclassed" else ["default"]
-        LevelPruner(model, [{"sparsity": 0.5, "op_types": types}]).compress()
+        if name == "layer_normalized":  # scales and shifts have masks, too
+            pruner: Pruner = L1FilterPruner(model, half(), dependency_aware=True)
+            assert len(pruner.partners) == 7
+        else:
+            pruner = LevelPruner(model, [{"sparsity": 0.5, "op_types": types}])
+        pruner.compress()
         counts.append(len(masks_of(model)))
         note(model, tmp_path, name)
         note(strip(model), plain, name)
     answer, _ = fresh(LOADING, str(tmp_path), "masked", *builders).splitlines()[-2:]
     expected: list[dict[str, Any]] = [{"equal": True, "masks": count} for count in counts]
-    expected[-1]["held"] = True
+    for entry in expected[-2:]:
+        entry["held"] = True
     assert json.loads(answer) == expected
     # What has been stripped loads where nobody has heard of Prunus.
     answer, imported = fresh(LOADING, str(plain), "plain", *builders).splitlines()[-2:]
