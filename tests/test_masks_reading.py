@@ -191,6 +191,24 @@ def test_what_is_no_mask_cannot_be_written() -> None:
         assert torch.equal(module._buffers["weight_mask"], before)
 
 
+@pytest.mark.parametrize("put", [setattr, lambda module, key, value: module._buffers.update({key: value})])
+def test_what_is_no_mask_is_not_multiplied_by(put: Callable[..., None]) -> None:
+    """The original multiplies by any numbers; here the parameter would silently be taken as it is."""
+    module = pruned(masks)
+    soft = torch.full((4, 6), 0.5)
+    put(module, "weight_mask", soft)
+    assert torch.equal(module.weight_mask, soft)
+    for use in (
+        lambda: module(torch.ones(1, 6)),
+        lambda: module.weight,
+        lambda: masks.remove(module, "weight"),
+    ):
+        with pytest.raises(ValueError, match="'weight_mask' of Linear is no mask"):
+            use()
+    put(module, "weight_mask", (soft > 1).float())
+    assert not module.weight.any()
+
+
 def test_under_modes_that_replace_tensors_a_mask_is_what_they_make_of_it() -> None:
     module = pruned(masks)
     with FakeTensorMode(allow_non_fake_inputs=True):

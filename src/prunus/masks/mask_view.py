@@ -130,7 +130,18 @@ def mask_view(mask: Tensor, numbers: torch.dtype) -> Tensor:
 
 
 def mask_buffer(module: nn.Module, key: str) -> Tensor:
-    """The buffer that holds a mask, itself; `key` is `<name>_mask`."""
+    """The buffer that holds a mask, itself; `key` is `<name>_mask`.
+
+    Raises:
+        InputError: somebody has put a tensor there that is no mask.
+    """
+    mask = _buffer(module, key)
+    if mask.dtype is not torch.bool and type(mask) is Tensor and not torch.compiler.is_compiling():
+        _check(mask, f"{key!r} of {type(module).__name__} is no mask: it")
+    return mask
+
+
+def _buffer(module: nn.Module, key: str) -> Tensor:
     mask = module._buffers[key]
     assert mask is not None
     if isinstance(mask, MaskView):  # somebody has put what he had read back
@@ -155,7 +166,7 @@ class MaskAttribute:
         if self.key not in module._buffers:
             raise AttributeError(f"{type(module).__name__!r} object has no attribute {self.key!r}")
         orig = module._parameters.get(self.orig)
-        mask = mask_buffer(module, self.key)
+        mask = _buffer(module, self.key)
         return mask if orig is None else mask_view(mask, orig.dtype)
 
 
@@ -215,6 +226,10 @@ def _set(func: Callable[..., Any], view: Tensor, value: Any) -> None:
 
 
 def _binary(values: Tensor) -> Tensor:
-    if not is_binary(values):
-        raise InputError("a mask holds 0 and 1 only; this would put other values into it")
+    _check(values, "a mask holds 0 and 1 only; this")
     return values != 0
+
+
+def _check(values: Tensor, what: str) -> None:
+    if not is_binary(values):
+        raise InputError(f"{what} holds other values than 0 and 1")
