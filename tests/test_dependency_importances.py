@@ -109,6 +109,16 @@ def test_activations_of_the_layers_asked_for() -> None:
     hook.remove()
 
 
+def test_what_a_layer_is_parametrised_by_is_the_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    nn.utils.parametrizations.weight_norm(model[1])
+    graph = tp.DependencyGraph().build_dependency(model, X)
+    group = graph.get_pruning_group(model[0], tp.prune_conv_out_channels, list(range(8)))
+    found = [tp.importance.MagnitudeImportance(target_types=types)(group) for types in (None, [nn.Conv2d])]
+    assert torch.equal(*found)
+    assert tp.importance.MagnitudeImportance(target_types=[nn.Linear])(group) is None
+
+
 @pytest.mark.parametrize("name", ["GroupTaylor", "GroupHessian", "OBDC", "Activation", "GroupMagnitude"])
 def test_what_is_no_class_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match="target_types has 'conv'") as caught:

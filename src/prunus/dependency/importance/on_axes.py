@@ -130,7 +130,9 @@ class OfLayers(Scoring):
         modules = self.graph.module_names
 
         def counts(name: str, dim: int) -> bool:
-            return isinstance(modules[name.rpartition(".")[0]], self.types) and where(name, dim)
+            owner = f".{name}".rpartition(".")[0]
+            layer = owner.partition(".parametrizations")[0].removeprefix(".")
+            return isinstance(modules[layer], self.types) and where(name, dim)
 
         return super().sum_members(entries, *sources, where=counts)
 
