@@ -152,10 +152,14 @@ def test_a_batch_norm_over_channels_that_are_joined_loses_those_of_pruned_layers
     np.testing.assert_array_equal(masks_of(model)["norm/beta"], expected)
 
 
-def test_depthwise_layers_pass_on_what_is_left_where_they_are_not_pruned_themselves() -> None:
+def test_depthwise_layers_pass_on_what_is_left_where_they_are_not_pruned_themselves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     model = depthwise()
     kept = lowest(np.abs(rows(model, "wide")).sum(1), 0.5)
     pruner = L1FilterPruner(model, half("Conv2D"), dependency_aware=True)
+    pruner.preview()
+    assert "6 variables lose channels with these layers: each/bias, each/kernel" in capsys.readouterr().out
     pruner.compress()
     masks = masks_of(model)
     assert {"each/kernel", "each/bias"} <= set(pruner.partners)

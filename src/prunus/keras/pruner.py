@@ -153,6 +153,9 @@ class Pruner:
         print(shown)
         for name, reason in self._skipped.items():
             print(f"{name}: not pruned, {reason}")
+        if self.partners:
+            some = ", ".join(self.partners[:4]) + (", ..." if len(self.partners) > 4 else "")
+            print(f"{len(self.partners)} variables lose channels with these layers: {some}")
         return shown
 
     def target_sparsity(self, wrapper: LayerWrapper) -> float:
