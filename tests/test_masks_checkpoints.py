@@ -171,3 +171,63 @@ def test_models_without_data_are_masked_and_filled_later() -> None:
         assert module.weight.is_meta
         module.load_state_dict(whole.state_dict(), assign=True)
         assert torch.equal(module(x), whole(x))
+
+
+# -- what torch and others do with state dicts and whole models -------------------------------------------
+
+
+@EACH
+@pytest.mark.filterwarnings("ignore")
+def test_distributed_checkpoints_and_safetensors_hold_the_masks(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+
+    pruned, x = made(name)
+    want = output(pruned, x)
+
+    def fresh() -> nn.Module:
+        module = dense(made(name)[0])
+        for key in [key for key in pruned.state_dict() if key.endswith("_mask")]:
+            owner, _, own = key.removesuffix("_mask").rpartition(".")
+            prune.identity(module.get_submodule(owner), own)
+        return module
+
+    checkpoint.save(pruned.state_dict(), checkpoint_id=tmp_path / "folder")
+    other = fresh()
+    state = other.state_dict()
+    checkpoint.load(state, checkpoint_id=tmp_path / "folder")
+    other.load_state_dict(state)
+    assert torch.equal(output(other, x), want)
+
+    other = fresh()
+    set_model_state_dict(other, get_model_state_dict(pruned))
+    assert torch.equal(output(other, x), want)
+
+    save_file(
+        {key: value.contiguous() for key, value in pruned.state_dict().items()}, tmp_path / "a.safetensors"
+    )
+    other = fresh()
+    other.load_state_dict(load_file(tmp_path / "a.safetensors"))
+    assert torch.equal(output(other, x), want)
+
+
+def test_functional_calls_ensembles_and_averages() -> None:
+    from torch.func import functional_call, stack_module_state, vmap
+    from torch.optim.swa_utils import AveragedModel
+
+    model, x = convolutions(), torch.rand(2, 3, 6, 6)
+    prune.global_unstructured([(model[0], "weight")], prune.L1Unstructured, amount=0.5)
+    want = model(x)
+    parts = dict(model.named_parameters()), dict(model.named_buffers())
+    assert torch.equal(functional_call(model, parts, (x,)), want)
+    assert torch.equal(functional_call(model, model.state_dict(), (x,)), want)
+    parameters, buffers = stack_module_state([model, copy.deepcopy(model)])
+    base = copy.deepcopy(model).to("meta")
+    both = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
+    torch.testing.assert_close(both, torch.stack([want, want]))
+    average = AveragedModel(model)
+    average.update_parameters(model)
+    average.update_parameters(model)
+    torch.testing.assert_close(average(x), want)
+    assert torch.equal(average.module[0].weight_mask, model[0].weight_mask)
