@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.nn.utils import prune as original
 
 import prunus.masks as masks
-from masks_scripts import SCRIPTS
+from masks_script_parts import SCRIPTS
+
+for part in ("masks_scripts", "masks_scripts_moving", "masks_scripts_inside", "masks_scripts_around"):
+    importlib.import_module(part)
 
 
 def plain(item: Any) -> Any:
