@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentTypeError, InputError, UnknownNameError
 from ..submodel.coverage import Coverage
 from ..submodel.errors import UpdateError
-from ..submodel.mean import Scratch, latest, weighted_mean
+from ..submodel.mean import Job, latest, weighted_means
 from .kept import Kept
 from .layer import Places, taken
 from .networks import Matcher
@@ -84,12 +84,11 @@ def merge(
             for key, target in targets.items()
             if not (target.is_buffer and _averaged(target.tensor))
         }
-    scratch = Scratch()
-    merged = []
-    for target in targets.values():
-        new = _mean(target, scratch)
+    merged = [(target.tensor, _latest(target)) for target in targets.values() if not _averaged(target.tensor)]
+    averaged = [target for target in targets.values() if _averaged(target.tensor)]
+    for target, new in zip(averaged, weighted_means(map(_job, averaged)), strict=True):
         # A finite sum has finite terms only: the children are looked at where that of the result is not.
-        if _averaged(new) and not bool(torch.isfinite(new.sum())):
+        if not bool(torch.isfinite(new.sum())):
             _check_finite(target)
         merged.append((target.tensor, new))
     for tensor, new in merged:
@@ -164,15 +163,19 @@ def _averaged(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _mean(target: Target, scratch: Scratch) -> Tensor:
-    if not _averaged(target.tensor):
-        ordered = sorted(target.held, key=lambda one: (one.weight, -one.index))
-        return latest(target.tensor, [(_coverage(target.tensor, one.places), one.tensor) for one in ordered])
-    parts: dict[Places, list[tuple[Tensor, float]]] = {}
+def _latest(target: Target) -> Tensor:
+    ordered = sorted(target.held, key=lambda one: (one.weight, -one.index))
+    return latest(target.tensor, [(_coverage(target.tensor, one.places), one.tensor) for one in ordered])
+
+
+def _job(target: Target) -> Job:
+    parts: dict[Places, list[Contribution]] = {}
     for one in target.held:
-        parts.setdefault(one.places, []).append((one.tensor, one.weight))
-    covers = {places: _coverage(target.tensor, places) for places in parts}
-    return weighted_mean(target.tensor, [(covers[places], own) for places, own in parts.items()], scratch)
+        parts.setdefault(one.places, []).append(one)
+    return target.tensor, [
+        (_coverage(target.tensor, places), [one.tensor for one in own], [one.weight for one in own])
+        for places, own in parts.items()
+    ]
 
 
 def _coverage(father: Tensor, places: Places) -> Coverage:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..graph.state import Held
 from ..plan import Plan
+from .adding import Part
 from .errors import UpdateError
-from .mean import Scratch, latest, weighted_mean
+from .mean import latest, weighted_means
 from .updates import Father, PlanUpdates, read_updates
 
 STATISTICS = ("mean", "keep")
@@ -50,16 +51,20 @@ def merge(father: nn.Module, updates: Sequence[Any], statistics: str = "mean") -
     target = Father(father)
     groups = read_updates(target, list(updates))
     merged: list[tuple[Held, Tensor]] = []
-    scratch = Scratch()
+    averaged: list[tuple[Held, Sequence[Part]]] = []
     for item in target.saved:
         if statistics == "keep" and item.kind == "buffer" and _averaged(item.tensor):
             for group in groups:
                 _check_finite(item, group)
             continue
-        new = _merged(item, groups, scratch)
-        if new is None:
-            continue
-        if _averaged(item.tensor) and not _finite(new):
+        holding = [group for group in groups if item.name in group.coverages]
+        if holding and _averaged(item.tensor):
+            averaged.append((item, _parts(item.name, holding)))
+        elif holding:
+            merged.append((item, _latest(item, holding)))
+    means = weighted_means((item.tensor, parts) for item, parts in averaged)
+    for (item, _), new in zip(averaged, means, strict=True):
+        if not _finite(new):
             for group in groups:
                 _check_finite(item, group)
             if _finite(item.tensor):
@@ -93,21 +98,15 @@ def _averaged(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _merged(item: Held, groups: Sequence[PlanUpdates], scratch: Scratch) -> Tensor | None:
-    """The new value of one tensor; None where no client holds any of it."""
-    holding = [group for group in groups if item.name in group.coverages]
-    if not holding:
-        return None
-    if _averaged(item.tensor):
-        parts = [
-            (
-                group.coverages[item.name],
-                [(update.tensors[item.name], update.weight) for update in group.updates],
-            )
-            for group in holding
-        ]
-        return weighted_mean(item.tensor, parts, scratch)
-    every = [(update, group.coverages[item.name]) for group in holding for update in group.updates]
+def _parts(name: str, groups: Sequence[PlanUpdates]) -> list[Part]:
+    return [
+        (group.coverages[name], [update.tensors[name] for update in group.updates], group.weights)
+        for group in groups
+    ]
+
+
+def _latest(item: Held, groups: Sequence[PlanUpdates]) -> Tensor:
+    every = [(update, group.coverages[item.name]) for group in groups for update in group.updates]
     every.sort(key=lambda pair: (pair[0].weight, -pair[0].index))
     return latest(item.tensor, [(cover, update.tensors[item.name]) for update, cover in every])
 

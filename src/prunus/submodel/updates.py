@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,11 +41,8 @@ class PlanUpdates:
     """The updates of all clients that hold the same entries."""
 
     coverages: Coverages
-    updates: list[Update]
-
-    @property
-    def weight(self) -> float:
-        return math.fsum(update.weight for update in self.updates)
+    updates: list[Update] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 class Father:
@@ -55,15 +52,15 @@ class Father:
         if not isinstance(model, nn.Module):
             raise ArgumentTypeError(f"father must be a torch.nn.Module, got {type(model).__name__}")
         self.held = held_tensors(model)
-        self.saved = [item for item in self.held if _is_saved(item, model)]
+        modules = dict(named_modules(model))
+        self.saved = [item for item in self.held if _is_saved(item, modules)]
 
     def check(self, plan: Plan) -> None:
         check_father(self.held, plan)
 
 
-def _is_saved(item: Held, model: nn.Module) -> bool:
+def _is_saved(item: Held, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a tensor is part of the state dict under any of its names."""
-    modules = dict(named_modules(model))
     return any(
         slot.kind == "parameter"
         or (slot.kind == "buffer" and slot.key not in modules[slot.module]._non_persistent_buffers_set)
@@ -88,12 +85,13 @@ def read_updates(father: Father, given: Sequence[Any]) -> list[PlanUpdates]:
         if key not in known:
             try:
                 father.check(plan)
-                known[key] = PlanUpdates(coverages(plan), [])
+                known[key] = PlanUpdates(coverages(plan))
             except Exception as error:
                 raise UpdateError(index, str(error)) from error
         group = known[key]
         tensors = _tensors(index, state, father, plan, group.coverages)
         group.updates.append(Update(index, tensors, _weight(index, weight)))
+        group.weights.append(group.updates[-1].weight)
     return list(known.values())
 
 
@@ -116,11 +114,12 @@ def _tensors(index: int, state: Any, father: Father, plan: Plan, cover: Coverage
     if not isinstance(state, Mapping):
         raise UpdateError(index, f"its state must be a state dict or a module, got {type(state).__name__}")
     by_first: dict[str, Tensor] = {}
+    aliases = plan.graph.aliases
     for name, value in state.items():
-        if isinstance(name, str) and name.rpartition(".")[2] == EXTRA:
-            continue
-        first = plan.graph.aliases.get(name)
+        first = aliases.get(name)
         if first is None or first not in cover:
+            if isinstance(name, str) and name.rpartition(".")[2] == EXTRA:
+                continue
             raise UpdateError(index, f"{name!r} is not a tensor of its sub-model")
         tensor = _as_tensor(index, name, value)
         if tensor.shape != cover[first].sub_shape:
