@@ -1,35 +1,35 @@
 """Masks in Keras: `python -m benchmarks.keras_masks`, for each backend that this Python has.
 
 What masks cost: training steps (`train_on_batch`) of the same model, dense and with half of all weights
-masked, alternate in one process; overheads are medians of the ratios within a round, in processor time, and
-the interval beside a median holds it with 95% confidence. What they do to accuracy: on scikit-learn's digits,
-AGP to 80% of all weights beside a dense network that is trained as long, three seeds.
+masked, each in a process of its own, in turns; overheads are medians of the ratios within a round, in
+processor time, of processes that are started several times. What they do to accuracy: on scikit-learn's
+digits, AGP to 80% of all weights beside a dense network that is trained as long, three seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import isolated
-from benchmarks.lockstep import median_interval
+from benchmarks.lockstep import launch
 from benchmarks.publish import publish
 
 BACKENDS = ("tensorflow", "jax", "torch")
 MAX_OVERHEAD = 0.10
 MAX_LOSS = 0.01
 SEEDS = (0, 1, 2)
-ROUNDS = {"residual network": 20, "dense layers, SGD": 60, "dense layers, Adam": 60, "LSTM": 30}
+LAUNCHES = 3
+ROUNDS = {"residual network": 15, "dense layers, SGD": 40, "dense layers, Adam": 40, "LSTM": 30}
 EPOCHS = 20
 NOTES = """
 A step is `train_on_batch`: a residual network of ten convolutions on images of 32×32 in batches of 32 (Adam),
 three dense layers of 1024 in batches of 128 (SGD with momentum, and Adam), and an LSTM of 128 over 32 steps
 in batches of 32 (Adam). Half of the entries of every weight are masked. The overhead is over the dense step,
-in processor time; the interval holds the median with 95% confidence.
+in processor time, with one thread and a process for each side: the median of {launches} launches, and the
+lowest and highest of them.
 
 Part of what Adam takes longer on PyTorch is not the masks: gradients of removed entries are zero, so their
 second moments are, and `torch.sqrt` of zeros takes about ten times as long as of other numbers on the
@@ -75,32 +75,27 @@ def build(kind: str) -> tuple[Any, Any, Any]:
     return model, x, np.arange(shape[0]) % 10
 
 
-def stepper(kind: str, masked: bool) -> Callable[[], Any]:
+def stepper(side: str, kind: str) -> Callable[[], Any]:
+    """A training step of the dense or the masked model."""
+    import torch
+
+    torch.set_num_threads(1)
     model, x, y = build(kind)
-    if masked:
+    if side == "masked":
         from prunus.keras import LevelPruner
 
         LevelPruner(model, [{"sparsity": 0.5, "op_types": ["default"]}]).compress()
     return lambda: model.train_on_batch(x, y)
 
 
-def time_steps(kind: str, rounds: int) -> dict[str, Any]:
-    """Processor seconds of dense and masked steps, round by round."""
-    import torch
-
-    torch.set_num_threads(1)
-    sides = {"dense": stepper(kind, False), "masked": stepper(kind, True)}
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(3):
-        for step in sides.values():
-            step()
-    gc.disable()
-    for turn in range(rounds):
-        for side in sorted(sides, reverse=bool(turn % 2)):
-            start = time.process_time()
-            sides[side]()
-            times[side].append(time.process_time() - start)
-    return times
+def overhead(kind: str, launches: int, rounds: int) -> dict[str, Any]:
+    """Of masked steps over dense ones, as a fraction: of each launch the median of its rounds."""
+    shares = []
+    for _ in range(launches):
+        steps = launch("benchmarks.keras_masks", "stepper", ("dense", "masked"), (kind,), rounds)
+        pairs = zip(steps["masked"], steps["dense"], strict=True)
+        shares.append(statistics.median(masked.seconds / dense.seconds - 1 for masked, dense in pairs))
+    return {"launches": sorted(shares)}
 
 
 def digits() -> tuple[Any, ...]:
@@ -172,12 +167,12 @@ def main() -> None:
 
         overheads = {}
         for kind, rounds in ROUNDS.items():
-            times = ask("time_steps", kind, 5 if quick else rounds)
-            if "error" in times:
-                print(f"{backend}, {kind}: {times['error']}")
+            found = ask("overhead", kind, 1 if quick else LAUNCHES, 5 if quick else rounds)
+            if "error" in found:
+                print(f"{backend}, {kind}: {found['error']}")
                 continue
-            shares = [a / b - 1 for a, b in zip(times["masked"], times["dense"], strict=True)]
-            overheads[kind] = median_interval(shares)
+            shares = found["launches"]
+            overheads[kind] = (statistics.median(shares), shares[0], shares[-1])
         runs = [ask("accuracy", seed, 3 if quick else EPOCHS) for seed in (SEEDS[:1] if quick else SEEDS)]
         if not overheads or any("error" in run for run in runs):
             continue
@@ -197,7 +192,7 @@ def main() -> None:
         for line in rows:
             print(" | ".join(line))
         return
-    publish("keras_masks", "Masks in Keras", NOTES, columns, rows, data, targets)
+    publish("keras_masks", "Masks in Keras", NOTES.format(launches=LAUNCHES), columns, rows, data, targets)
 
 
 if __name__ == "__main__":

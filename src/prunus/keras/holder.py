@@ -15,10 +15,6 @@ ATTRIBUTE = "prunus_masks"
 """The attribute of a masked layer that holds its masks."""
 
 
-_FLOATING = keras.backend.backend() == "torch"
-"""Eager PyTorch multiplies faster by numbers of the weight's dtype, compilers by bools, which are smaller."""
-
-
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class MaskHolder(keras.layers.Layer):  # type: ignore[misc]
     """The masks of one layer's variables, as variables that are not trained.
@@ -45,7 +41,7 @@ class MaskHolder(keras.layers.Layer):  # type: ignore[misc]
             made = self.add_weight(
                 shape=variable.shape,
                 initializer="ones",
-                dtype=variable.dtype if _FLOATING else "bool",
+                dtype="bool",
                 trainable=False,
                 name=f"{key.strip('_')}_mask",
             )

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import keras
 
+from ..masks.product import masked as torch_product
 from .holder import ATTRIBUTE, MaskHolder
 
 LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
@@ -67,6 +68,8 @@ class MaskedVariable:
 def product(variable: Any, mask: Any) -> Any:
     """A variable times its mask, in the dtype in which the layer computes."""
     weight = variable.value
+    if keras.backend.backend() == "torch":
+        return torch_product(weight, mask.value.data)
     return keras.ops.multiply(weight, keras.ops.cast(mask.value, weight.dtype))
 
 

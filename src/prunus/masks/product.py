@@ -97,7 +97,7 @@ def _version(t: Tensor) -> int:
 def _is_plain(orig: Tensor, mask: Tensor) -> bool:
     return (
         type(orig) in (Tensor, nn.Parameter)
-        and type(mask) is Tensor
+        and type(mask) in (Tensor, nn.Parameter)
         and not torch._C._is_tracing()
         and _get_current_dispatch_mode() is None
         and torch._C._functorch.peek_interpreter_stack() is None
