@@ -235,6 +235,18 @@ def test_in_a_copy_the_copy_has_the_mask() -> None:
     assert latest(model[0]).mask.mean().dtype is torch.float64
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_module_read_from_a_file_has_the_mask(rounds: int) -> None:
+    model = nn.Sequential(nn.Linear(6, 5))
+    for _ in range(rounds):
+        prune.global_unstructured([(model[0], "weight")], prune.L1Unstructured, amount=0.3)
+    other = pickle.loads(pickle.dumps(model))
+    assert torch.equal(latest(other[0]).mask, model[0].weight_mask)
+    other[0].weight_mask.zero_()
+    assert not latest(other[0]).mask.any()
+    assert latest(model[0]).mask.any()
+
+
 def test_what_is_not_kept_is_said() -> None:
     model = nn.Linear(6, 5)
     pairs = [(model, "weight")]

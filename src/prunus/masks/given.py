@@ -87,6 +87,10 @@ class CustomFromMask(BasePruningMethod, original.CustomFromMask):
         assert orig is not None
         return mask_view(current_mask(module, name).clone(), orig.dtype)
 
+    def restored(self, module: nn.Module) -> None:
+        """See `BasePruningMethod.restored`."""
+        self._owner = Owner(module)
+
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
         mask = self._of_module() if self._bits is None else self._held()
         if default_mask.shape != mask.shape:

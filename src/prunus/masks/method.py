@@ -53,6 +53,9 @@ class BasePruningMethod(original.BasePruningMethod):
         if self._tensor_name in module.__dict__:
             del module.__dict__[self._tensor_name]
 
+    def restored(self, module: nn.Module) -> None:
+        """Called when the module that this method masks has been read from a file."""
+
     @abstractmethod
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
         """The new mask.
@@ -200,6 +203,11 @@ class PruningContainer(BasePruningMethod, original.PruningContainer):
                 f"{type(method).__name__} prunes {method._tensor_name!r}"
             )
         self._pruning_methods += (method,)
+
+    def restored(self, module: nn.Module) -> None:
+        """See `BasePruningMethod.restored`; only the latest method's mask is that of the module."""
+        if self._pruning_methods and hasattr(self._pruning_methods[-1], "restored"):
+            self._pruning_methods[-1].restored(module)
 
     def __len__(self) -> int:
         return len(self._pruning_methods)

@@ -122,6 +122,9 @@ def _set_state(self: nn.Module, state: dict[str, Any]) -> None:
     for name, buffer in buffers.items():
         if isinstance(buffer, Bits):
             buffers[name] = buffer.unpack()
+    for _, hook in hooks_of(self):
+        if hasattr(hook, "restored"):
+            hook.restored(self)
 
 
 def _delattr(self: nn.Module, name: str) -> None:
