@@ -83,7 +83,7 @@ def _moved(
     """Clients' tensors as they are added; to most there is nothing to do."""
     if cover.rescaling is not None:
         tensors = [own_scale(tensor, father, cover) for tensor in tensors]
-    if any(tensor.device != device for tensor in tensors):
+    if not (device.type == "cpu" and all(tensor.is_cpu for tensor in tensors)):
         tensors = [tensor.to(device) for tensor in tensors]
     return tensors if father.dim() else [tensor.reshape(1) for tensor in tensors]
 
@@ -147,7 +147,8 @@ def latest(father: Tensor, parts: Sequence[tuple[Coverage, Tensor]]) -> Tensor:
     For integers and booleans, of which no mean can be taken.
     """
     out = father.detach().clone(memory_format=torch.contiguous_format)
-    for cover, tensor in parts:
+    whole = [number for number, (cover, _) in enumerate(parts) if not cover.kept]
+    for cover, tensor in parts[whole[-1] if whole else 0 :]:
         value = tensor.to(out.device, out.dtype)
         if not cover.kept:
             out.copy_(value)
