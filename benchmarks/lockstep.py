@@ -7,6 +7,7 @@ their users, and taking turns, step by step, lets all of them meet the same othe
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -50,8 +51,9 @@ class Worker:
         """Run one step."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("STEP "):
                 return Step(*json.loads(line[5:]))
@@ -60,7 +62,8 @@ class Worker:
     def close(self) -> None:
         """Let the process end."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended by itself, which `step` tells
+            self._process.stdin.close()
         self._process.wait()
 
 

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from prunus.submodel import adding, mean
-from prunus.submodel.coverage import Coverage
-from prunus.submodel.mean import weighted_mean, weighted_means
+from prunus.submodel.coverage import Coverage, Rescaling
+from prunus.submodel.mean import weighted_means
+
+
+def weighted_mean(father: Tensor, parts: Any) -> Tensor:
+    return next(weighted_means([(father, parts)]))
 
 
 def by_entry(father: Tensor, parts: Any) -> Tensor:
@@ -120,3 +124,19 @@ def test_several_threads_give_what_one_gives() -> None:
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(*found, rtol=2**-23, atol=1e-12)
+
+
+def test_rescaled_entries_are_taken_back_where_sums_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device may have no float64: the father's tensor is moved from there first."""
+
+    class Seen(Exception):
+        pass
+
+    def own_scale(tensor: Tensor, father: Tensor, cover: Coverage) -> Tensor:
+        raise Seen(father.device.type)
+
+    monkeypatch.setattr(mean, "working_device", lambda device: torch.device("meta"))
+    monkeypatch.setattr(mean, "own_scale", own_scale)
+    cover = Coverage((4, 3), (torch.arange(2), None), Rescaling((None, None), 0.5))
+    with pytest.raises(Seen, match="meta"):
+        weighted_mean(torch.randn(4, 3), [(cover, [torch.randn(2, 3)], [1.0])])

@@ -65,15 +65,15 @@ class MaskHolder(keras.layers.Layer):  # type: ignore[misc]
         return inputs
 
     def save_own_variables(self, store: Any) -> None:
-        """Write masks as bools, so that files fit all backends."""
+        """Write the masks."""
         for key, mask in self._masks.items():
-            store[key] = keras.ops.convert_to_numpy(mask.value) != 0
+            store[key] = keras.ops.convert_to_numpy(mask.value)
 
     def load_own_variables(self, store: Any) -> None:
         """Take the masks of a file that has some; one without leaves them as they are."""
         for key, mask in self._masks.items():
             if key in store:
-                mask.assign(np.asarray(store[key]).astype(keras.ops.convert_to_numpy(mask.value).dtype))
+                mask.assign(np.asarray(store[key]).astype(bool))
         self.hold()
 
 

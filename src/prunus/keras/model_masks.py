@@ -60,8 +60,7 @@ def set_masks(model: Any, masks: dict[tuple[Any, str], NDArray[Any]], optimizer:
         optimizer: that of the training, if it is not the one that the model is compiled with.
     """
     for (layer, key), values in masks.items():
-        mask = add_mask(layer, key)
-        mask.assign(values.astype(str(mask.dtype)) if str(mask.dtype) != "bfloat16" else values)
+        add_mask(layer, key).assign(values.astype(bool))
     hold(model)
     removed = {id(vars(layer)[key]): values for (layer, key), values in masks.items()}
     seen: set[int] = set()
@@ -87,7 +86,7 @@ def masks_of(model: Any) -> dict[str, NDArray[np.bool_]]:
         holder = holder_of(layer)
         for key, mask in {} if holder is None else dict(holder.masks).items():
             label = f"{name}/{key.strip('_')}".lstrip("/")
-            found[label] = keras.ops.convert_to_numpy(mask.value) != 0
+            found[label] = keras.ops.convert_to_numpy(mask.value)
     return found
 
 

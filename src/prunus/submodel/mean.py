@@ -26,21 +26,16 @@ def working_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def weighted_mean(father: Tensor, parts: Sequence[Part]) -> Tensor:
-    """For each entry the weighted mean of the clients that cover it, else the father's value.
+def weighted_means(jobs: Iterable[Job]) -> Iterator[Tensor]:
+    """For each entry of each tensor the weighted mean of the clients that cover it, else the father's value.
 
     Args:
-        father: of any shape and device, floating or complex.
-        parts: clients' tensors of the shapes that their coverage says.
+        jobs: tensors of the father, of any shape and device, floating or complex; and the clients' of the
+            shapes that their coverage says.
 
-    Returns:
-        A new tensor of the father's dtype, on its device.
+    Yields:
+        For each of them a new tensor of the father's dtype, on its device.
     """
-    return next(weighted_means([(father, parts)]))
-
-
-def weighted_means(jobs: Iterable[Job]) -> Iterator[Tensor]:
-    """The `weighted_mean` of each tensor, in order."""
     room = Room()
     for father, parts in jobs:
         yield _mean(father, parts, room)
@@ -49,18 +44,18 @@ def weighted_means(jobs: Iterable[Job]) -> Iterator[Tensor]:
 def _mean(father: Tensor, parts: Sequence[Part], room: Room) -> Tensor:
     device = working_device(father.device)
     shape = tuple(father.shape) or (1,)
-    old = father.detach().to(device).reshape(shape)
+    old = father.detach().to(device)
     out = torch.empty(shape, dtype=father.dtype, device=device)
     largest = max(max(factors) for _, _, factors in parts)
     # Of one client's tensor times 1.0 nothing is lost, in float64 either.
     scaled = [
-        (cover, _moved(tensors, father, cover, device), [factor / largest for factor in factors])
+        (cover, _moved(tensors, old, cover), [factor / largest for factor in factors])
         for cover, tensors, factors in parts
     ]
     weights = _weights(shape, scaled, device)
     covered = bool((weights > 0).all())
     own = [adder(shape, scaled)] if len(shape) == 1 else [adder(shape, [part]) for part in scaled]
-    rows = shape[0]
+    old, rows = old.reshape(shape), shape[0]
     if device.type == "cpu" and not any(each.whole for each in own):
         rows = max(1, PIECE // max(1, math.prod(shape[1:])))
     for low in range(0, shape[0], max(1, rows)):
@@ -77,14 +72,12 @@ def _mean(father: Tensor, parts: Sequence[Part], room: Room) -> Tensor:
     return out.reshape(father.shape).to(father.device)
 
 
-def _moved(
-    tensors: Sequence[Tensor], father: Tensor, cover: Coverage, device: torch.device
-) -> Sequence[Tensor]:
-    """Clients' tensors as they are added; to most there is nothing to do."""
+def _moved(tensors: Sequence[Tensor], father: Tensor, cover: Coverage) -> Sequence[Tensor]:
+    """Clients' tensors as they are added, where that is done; to most there is nothing to do."""
     if cover.rescaling is not None:
         tensors = [own_scale(tensor, father, cover) for tensor in tensors]
-    if not (device.type == "cpu" and all(tensor.is_cpu for tensor in tensors)):
-        tensors = [tensor.to(device) for tensor in tensors]
+    if not (father.is_cpu and all(tensor.is_cpu for tensor in tensors)):
+        tensors = [tensor.to(father.device) for tensor in tensors]
     return tensors if father.dim() else [tensor.reshape(1) for tensor in tensors]
 
 
