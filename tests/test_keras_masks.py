@@ -258,6 +258,16 @@ def test_spectral_normalization_and_mixed_precision() -> None:
     assert keras.backend.standardize_dtype(model(x).dtype) == "float16"
 
 
+def test_masks_that_are_told_are_copies() -> None:
+    model = convolutions()
+    LevelPruner(model, HALF).compress()
+    told = masks_of(model)
+    for mask in told.values():
+        assert mask.dtype == bool
+        mask[...] = False
+    assert all(mask.any() for mask in masks_of(model).values())
+
+
 def test_strip_gives_back_the_plain_model() -> None:
     model = convolutions()
     x, _ = batch(model)
