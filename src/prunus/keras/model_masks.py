@@ -86,7 +86,7 @@ def masks_of(model: Any) -> dict[str, NDArray[np.bool_]]:
         holder = holder_of(layer)
         for key, mask in {} if holder is None else dict(holder.masks).items():
             label = f"{name}/{key.strip('_')}".lstrip("/")
-            found[label] = np.array(keras.ops.convert_to_numpy(mask.value))
+            found[label] = keras.ops.convert_to_numpy(mask.value)
     return found
 
 
